@@ -1,0 +1,3 @@
+//! Every performance claim as a runnable comparison.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! HTTP front door: the Lambda REST API, plain HTTP invocation and health.

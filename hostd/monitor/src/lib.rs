@@ -1,0 +1,1 @@
+//! Embedded KVM monitor: one process per microVM.

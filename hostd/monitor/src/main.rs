@@ -1,0 +1,3 @@
+//! Embedded KVM monitor: one process per microVM.
+
+fn main() {}

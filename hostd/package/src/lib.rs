@@ -1,0 +1,1 @@
+//! Turns an uploaded code package into a read-only file system image.

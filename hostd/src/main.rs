@@ -1,0 +1,3 @@
+//! The one service of the appliance.
+
+fn main() {}

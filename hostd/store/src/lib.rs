@@ -1,0 +1,1 @@
+//! Persistent store: records in sled, bytes in files.

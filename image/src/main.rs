@@ -1,0 +1,3 @@
+//! Assembles the bootable image and runs it in QEMU.
+
+fn main() {}
