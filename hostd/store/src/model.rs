@@ -1,0 +1,120 @@
+//! What is stored: the typed records.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A deployed function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionRecord {
+    /// Its name, the key.
+    pub name: String,
+    /// What its owner configured.
+    pub config: FunctionConfig,
+    /// Its code.
+    pub code: CodeRecord,
+    /// Changes with every change of the record.
+    pub revision_id: Uuid,
+    /// When it was last changed, in milliseconds since 1970 UTC.
+    pub last_modified_unix_ms: u64,
+}
+
+/// What the owner of a function configures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionConfig {
+    /// Such as `python3.11`.
+    pub runtime: String,
+    /// Such as `app.handler`.
+    pub handler: String,
+    /// Role ARN as given; not interpreted.
+    pub role: String,
+    /// Free text.
+    pub description: String,
+    /// Memory of its microVM, in MiB.
+    pub memory_mb: u32,
+    /// Limit of one call, in seconds.
+    pub timeout_s: u32,
+    /// Writable layer, in MiB.
+    pub storage_mb: u32,
+    /// Environment variables.
+    pub environment: BTreeMap<String, String>,
+    /// Such as `["x86_64"]`.
+    pub architectures: Vec<String>,
+    /// `Zip`.
+    pub package_type: String,
+}
+
+/// Where the code of a function is, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeRecord {
+    /// SHA-256 of the uploaded zip, standard base64.
+    pub sha256_base64: String,
+    /// Bytes of the uploaded zip.
+    pub zip_size: u64,
+    /// File name of the image under `images/`; unique, never reused.
+    pub image: String,
+    /// Bytes of the image.
+    pub image_size: u64,
+    /// Bytes of the files in it.
+    pub unpacked_size: u64,
+}
+
+/// New code for a function: a staged image and what is known of it.
+#[derive(Debug)]
+pub struct NewCode {
+    /// The image, fully written.
+    pub image: crate::StagedFile,
+    /// SHA-256 of the uploaded zip, standard base64.
+    pub sha256_base64: String,
+    /// Bytes of the uploaded zip.
+    pub zip_size: u64,
+    /// Bytes of the files in the image.
+    pub unpacked_size: u64,
+}
+
+/// A snapshot of a function's microVM. There is at most one for a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// The function it is of, the key.
+    pub function: String,
+    /// The code image it was made with ([`CodeRecord::image`]).
+    pub code_image: String,
+    /// Digest of everything a snapshot depends on, as its maker defines it.
+    pub fingerprint: String,
+    /// Folder name under `snapshots/`; unique, never reused.
+    pub dir: String,
+    /// Checksum of the memory file, as the monitor gives it.
+    pub memory_checksum: String,
+    /// Its files: name and length in bytes (holes included).
+    pub files: BTreeMap<String, u64>,
+    /// Bytes it takes on disk (holes not included).
+    pub stored_bytes: u64,
+    /// When it was made, in milliseconds since 1970 UTC.
+    pub created_unix_ms: u64,
+    /// Whether it may be restored.
+    pub state: SnapshotState,
+}
+
+/// Whether a snapshot may be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotState {
+    /// Its files are there and whole as far as is known.
+    Sound,
+    /// Its files are gone or bad: boot cold and make it again.
+    Rebuild,
+}
+
+/// What the maker of a snapshot says of it; see [`SnapshotRecord`] for the fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// The function it is of.
+    pub function: String,
+    /// The code image it was made with.
+    pub code_image: String,
+    /// Digest of everything it depends on.
+    pub fingerprint: String,
+    /// Checksum of the memory file.
+    pub memory_checksum: String,
+}
