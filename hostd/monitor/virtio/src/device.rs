@@ -1,0 +1,170 @@
+//! What a virtio device is to the transport: a type, features, a configuration space, and handlers.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::Interrupt;
+use crate::block::BlockState;
+use crate::rng::RngState;
+use crate::vsock::VsockState;
+
+/// A virtio device behind a transport. All calls are made under the transport's lock, so never concurrently.
+///
+/// The transport owns queues and memory and lends them as [`DeviceIo`]; a device holds only what is its own.
+pub trait VirtioDevice: Send {
+    /// Device type of the virtio specification (2 block, 4 entropy, 19 socket).
+    fn device_type(&self) -> u32;
+
+    /// Largest size of each queue, in entries; each a power of two.
+    fn queue_sizes(&self) -> &'static [u16];
+
+    /// Features the device offers, without VIRTIO_F_VERSION_1 which the transport adds.
+    fn features(&self) -> u64;
+
+    /// Reads `data.len()` bytes of the configuration space at `offset`; bytes past its end read as zero.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes to the configuration space. None of our devices has a writable field.
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    /// The driver is ready (or the device was restored with a ready driver): start to serve.
+    ///
+    /// # Errors
+    /// The device cannot run; the transport then sets DEVICE_NEEDS_RESET.
+    fn activate(&mut self, _io: &mut DeviceIo) -> Result<(), ActivateError> {
+        Ok(())
+    }
+
+    /// The driver reset the device: drop everything that belongs to the session with it.
+    fn reset(&mut self) {}
+
+    /// The driver kicked queue `index`. Work is bounded per call; a device with more to do kicks itself
+    /// ([`DeviceIo::kick`]) so that the other devices of the thread get their turn.
+    fn queue_event(&mut self, index: usize, io: &mut DeviceIo);
+
+    /// File descriptors of the device itself to be watched for input, fixed for the device's life.
+    /// A device must not let them be readable while it is not active.
+    fn poll_fds(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
+    /// One of [`poll_fds`](Self::poll_fds) is readable. Only called while active.
+    fn poll_event(&mut self, _fd: RawFd, _io: &mut DeviceIo) {}
+
+    /// State to be stored in a snapshot. Called while vCPUs and device thread stand still.
+    fn save(&self) -> DeviceState;
+
+    /// Takes over a saved state, on a freshly made device, before [`activate`](Self::activate).
+    ///
+    /// # Errors
+    /// The state is of another device, or contradicts what this one was made of.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreDeviceError>;
+}
+
+/// What a device works with while it is active.
+#[derive(Debug)]
+pub struct DeviceIo {
+    /// Guest memory.
+    pub mem: GuestMemoryMmap,
+    /// The device's queues, validated against `mem`, in the order of [`VirtioDevice::queue_sizes`].
+    pub queues: Vec<Queue>,
+    /// The interrupt line.
+    pub interrupt: Arc<Interrupt>,
+    /// Features accepted by the driver.
+    pub features: u64,
+    pub(crate) kicks: Arc<Vec<EventFd>>,
+}
+
+impl DeviceIo {
+    /// Makes queue `index` be served again on the device thread.
+    pub fn kick(&self, index: usize) {
+        if let Some(event) = self.kicks.get(index) {
+            // Fails only when the counter is full, and then the event is pending anyway.
+            let _ = event.write(1);
+        }
+    }
+
+    /// Raises the interrupt for queue `index` unless the driver asked not to be told yet (EVENT_IDX).
+    pub fn notify(&mut self, index: usize) {
+        let Some(queue) = self.queues.get_mut(index) else { return };
+        // When the ring cannot be read any more, one interrupt too many does no harm.
+        if queue.needs_notification(&self.mem).unwrap_or(true) {
+            // Fails only when the counter is full, and then the line is raised anyway.
+            let _ = self.interrupt.signal_used();
+        }
+    }
+}
+
+/// Saved state of a device, by kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceState {
+    /// Block device.
+    Block(BlockState),
+    /// Socket device.
+    Vsock(VsockState),
+    /// Entropy device.
+    Rng(RngState),
+}
+
+/// A device cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ActivateError {
+    /// A system call for the device's own descriptors failed.
+    #[error("{what} failed")]
+    System {
+        /// The call.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A saved state does not fit the device it is given to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreDeviceError {
+    /// State of another kind of device.
+    #[error("State of a {found} given to a {expected}")]
+    Kind {
+        /// The device.
+        expected: &'static str,
+        /// The state.
+        found: &'static str,
+    },
+    /// The drive behind a block device is not the one it had.
+    #[error(
+        "Drive has {found} sectors (read-only: {found_ro}), the snapshot's had {saved} (read-only: {saved_ro})"
+    )]
+    Drive {
+        /// Sectors when saved.
+        saved: u64,
+        /// Read-only when saved.
+        saved_ro: bool,
+        /// Sectors now.
+        found: u64,
+        /// Read-only now.
+        found_ro: bool,
+    },
+    /// A field of the state has a value no device writes.
+    #[error("Field {0} of the device state is out of range")]
+    Field(&'static str),
+}
+
+impl DeviceState {
+    /// Name of the kind, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Block(_) => "block device",
+            Self::Vsock(_) => "socket device",
+            Self::Rng(_) => "entropy device",
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The entropy device (virtio 1.2, section 5.4).
+
+mod device;
+mod persist;
+mod queue;
+
+pub use device::Rng;
+pub use persist::RngState;
