@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -89,6 +89,55 @@ impl DeviceIo {
         }
     }
 
+    /// Takes up to `budget` chains from queue `index`, gives each to `serve`, and returns it to the driver with the
+    /// number of bytes `serve` says it wrote. `None` from `serve` puts the chain back and stops.
+    ///
+    /// With [`Served::Drained`] the driver will kick when it adds a chain; after [`Served::Budget`] the queue has been
+    /// kicked here, so that the rest is served after the other devices had their turn. The driver is notified.
+    pub fn serve<F>(&mut self, index: usize, budget: u16, mut serve: F) -> Served
+    where
+        F: FnMut(&GuestMemoryMmap, DescriptorChain<&GuestMemoryMmap>) -> Option<u32>,
+    {
+        let Some(queue) = self.queues.get_mut(index) else { return Served::Broken };
+        let mem = &self.mem;
+        let mut used = false;
+        let mut outcome = Served::Budget;
+        for _ in 0..budget {
+            let next = match queue.iter(mem) {
+                Ok(mut chains) => chains.next(),
+                Err(_) => {
+                    outcome = Served::Broken;
+                    break;
+                }
+            };
+            let Some(chain) = next else {
+                match queue.enable_notification(mem) {
+                    // Chains were added in between: go round again, at the cost of the budget.
+                    Ok(true) => continue,
+                    Ok(false) => outcome = Served::Drained,
+                    Err(_) => outcome = Served::Broken,
+                }
+                break;
+            };
+            let head = chain.head_index();
+            let Some(written) = serve(mem, chain) else {
+                queue.go_to_previous_position();
+                outcome = Served::Stopped;
+                break;
+            };
+            // Refuses heads that are no descriptors: those the driver never gets back.
+            let _ = queue.add_used(mem, head, written);
+            used = true;
+        }
+        if used {
+            self.notify(index);
+        }
+        if outcome == Served::Budget {
+            self.kick(index);
+        }
+        outcome
+    }
+
     /// Raises the interrupt for queue `index` unless the driver asked not to be told yet (EVENT_IDX).
     pub fn notify(&mut self, index: usize) {
         let Some(queue) = self.queues.get_mut(index) else { return };
@@ -98,6 +147,19 @@ impl DeviceIo {
             let _ = self.interrupt.signal_used();
         }
     }
+}
+
+/// How [`DeviceIo::serve`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// No chain is left.
+    Drained,
+    /// The handler put a chain back.
+    Stopped,
+    /// There may be more; the queue was kicked.
+    Budget,
+    /// The driver broke the queue (or never set it up). It is left alone until something is kicked again.
+    Broken,
 }
 
 /// Saved state of a device, by kind.
@@ -166,5 +228,14 @@ impl DeviceState {
             Self::Vsock(_) => "socket device",
             Self::Rng(_) => "entropy device",
         }
+    }
+}
+
+/// Reads `data` at `offset` of a configuration space that consists of `config` and zeros.
+pub(crate) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (to, from) in data.iter_mut().zip(config.get(offset..).unwrap_or_default()) {
+        *to = *from;
     }
 }

@@ -33,7 +33,7 @@ pub mod vsock;
 
 pub use block::{Block, BlockConfig};
 pub use chain::{Buffers, ChainError};
-pub use device::{ActivateError, DeviceIo, DeviceState, RestoreDeviceError, VirtioDevice};
+pub use device::{ActivateError, DeviceIo, DeviceState, RestoreDeviceError, Served, VirtioDevice};
 pub use interrupt::Interrupt;
 pub use mmio::{MMIO_WINDOW, MmioTransport, QUEUE_NOTIFY, RestoreError, TransportError, TransportState};
 pub use rng::Rng;

@@ -1,0 +1,195 @@
+//! The image file: bounds, reads and writes straight between file and guest memory.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use super::request::Request;
+use super::{BlockConfig, SECTOR};
+
+/// Bytes moved by one request at most: bounds the time the device thread spends on it.
+const MAX_REQUEST: usize = 16 * 1024 * 1024;
+
+/// Most buffers the kernel takes in one call (IOV_MAX).
+const MAX_IOVECS: usize = 1024;
+
+/// A drive cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// The image cannot be opened or measured.
+    #[error("Cannot open drive {path}")]
+    Open {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A writable image must be whole sectors.
+    #[error("Writable drive {path} has {len} bytes, not a multiple of 512")]
+    Odd {
+        /// The image.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+    },
+    /// Neither a regular file nor a block device: reads could block for ever.
+    #[error("Drive {path} is neither a file nor a block device")]
+    Kind {
+        /// The image.
+        path: PathBuf,
+    },
+}
+
+/// A request that failed; the guest sees VIRTIO_BLK_S_IOERR.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IoError {
+    /// Not whole sectors, past the end, or too much at once.
+    #[error("Request of {len} bytes at sector {sector} is out of bounds")]
+    Bounds { sector: u64, len: usize },
+    /// A write to a read-only drive.
+    #[error("Drive is read-only")]
+    ReadOnly,
+    /// The file became shorter than it was.
+    #[error("Drive ends at byte {0}, before its capacity")]
+    Truncated(u64),
+    /// The file system said no.
+    #[error("Drive I/O failed")]
+    System(#[from] io::Error),
+}
+
+/// An open image.
+#[derive(Debug)]
+pub(super) struct Disk {
+    file: File,
+    len: u64,
+    pub(super) read_only: bool,
+}
+
+impl Disk {
+    pub(super) fn open(config: &BlockConfig) -> Result<Self, BlockError> {
+        let fail = |source| BlockError::Open { path: config.path.clone(), source };
+        let mut file =
+            File::options().read(true).write(!config.read_only).open(&config.path).map_err(fail)?;
+        let kind =
+            std::os::unix::fs::FileTypeExt::is_block_device(&file.metadata().map_err(fail)?.file_type());
+        if !kind && !file.metadata().map_err(fail)?.is_file() {
+            return Err(BlockError::Kind { path: config.path.clone() });
+        }
+        let len = file.seek(SeekFrom::End(0)).map_err(fail)?;
+        if !config.read_only && !len.is_multiple_of(SECTOR) {
+            return Err(BlockError::Odd { path: config.path.clone(), len });
+        }
+        Ok(Self { file, len, read_only: config.read_only })
+    }
+
+    /// Capacity in sectors. A read-only image may end in the middle of its last sector; the rest reads as zeros.
+    pub(super) fn sectors(&self) -> u64 {
+        self.len.div_ceil(SECTOR)
+    }
+
+    pub(super) fn read(&self, request: &Request<'_>) -> Result<usize, IoError> {
+        let (start, len) = self.range(request)?;
+        let mut done = 0;
+        while done < len {
+            let at = advance(start, done)?;
+            // SAFETY: the buffers lie in guest memory, which `request` borrows; the guest may read and write them at
+            // the same time, and only the kernel accesses them here. The count is that of the array.
+            let n = retry(|| unsafe {
+                let (buffers, count) = vector(request, done);
+                libc::preadv(self.file.as_raw_fd(), buffers.as_ptr(), count, at)
+            })?;
+            if n == 0 {
+                self.fill_tail(request, start, done, len)?;
+                break;
+            }
+            done += n;
+        }
+        Ok(len)
+    }
+
+    pub(super) fn write(&self, request: &Request<'_>) -> Result<(), IoError> {
+        if self.read_only {
+            return Err(IoError::ReadOnly);
+        }
+        let (start, len) = self.range(request)?;
+        let mut done = 0;
+        while done < len {
+            let at = advance(start, done)?;
+            // SAFETY: as in `read`; the kernel only reads the buffers.
+            let n = retry(|| unsafe {
+                let (buffers, count) = vector(request, done);
+                libc::pwritev(self.file.as_raw_fd(), buffers.as_ptr(), count, at)
+            })?;
+            if n == 0 {
+                return Err(IoError::System(io::ErrorKind::WriteZero.into()));
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    pub(super) fn flush(&self) -> Result<(), IoError> {
+        if !self.read_only {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// First byte and length of a request that lies within the drive.
+    fn range(&self, request: &Request<'_>) -> Result<(u64, usize), IoError> {
+        let len = request.data_len();
+        let bounds = || IoError::Bounds { sector: request.sector, len };
+        let bytes = u64::try_from(len).map_err(|_| bounds())?;
+        let end = request.sector.checked_add(bytes / SECTOR).ok_or_else(bounds)?;
+        if !bytes.is_multiple_of(SECTOR) || end > self.sectors() || len > MAX_REQUEST {
+            return Err(bounds());
+        }
+        // Cannot overflow: the sector is within a file's length.
+        Ok((request.sector.checked_mul(SECTOR).ok_or_else(bounds)?, len))
+    }
+
+    /// The file ended within a read. Only the padding of the last sector may be missing.
+    fn fill_tail(&self, request: &Request<'_>, start: u64, done: usize, len: usize) -> Result<(), IoError> {
+        let end = u64::try_from(done).ok().and_then(|done| start.checked_add(done));
+        let zeros = [0u8; 512];
+        match zeros.get(..len - done) {
+            Some(padding) if end == Some(self.len) => {
+                request.write(done, padding);
+                Ok(())
+            }
+            _ => Err(IoError::Truncated(end.unwrap_or(start))),
+        }
+    }
+}
+
+/// The request's data from byte `done` on, as many buffers as one call takes.
+fn vector(request: &Request<'_>, done: usize) -> (Vec<libc::iovec>, i32) {
+    let mut buffers = request.data(done);
+    buffers.truncate(MAX_IOVECS);
+    let count = i32::try_from(buffers.len()).unwrap_or(0);
+    (buffers, count)
+}
+
+fn advance(start: u64, done: usize) -> Result<i64, IoError> {
+    let at = u64::try_from(done).ok().and_then(|done| start.checked_add(done));
+    at.and_then(|at| i64::try_from(at).ok()).ok_or(IoError::Truncated(start))
+}
+
+/// Repeats an interrupted system call; a negative result is an error.
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(n) => return Ok(n),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
