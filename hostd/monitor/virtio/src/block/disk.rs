@@ -72,11 +72,12 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn open(config: &BlockConfig) -> Result<Self, BlockError> {
         let fail = |source| BlockError::Open { path: config.path.clone(), source };
-        let mut file =
-            File::options().read(true).write(!config.read_only).open(&config.path).map_err(fail)?;
-        let kind =
-            std::os::unix::fs::FileTypeExt::is_block_device(&file.metadata().map_err(fail)?.file_type());
-        if !kind && !file.metadata().map_err(fail)?.is_file() {
+        // O_NONBLOCK means nothing to a file and keeps open() from waiting on a FIFO, which is refused below.
+        let mut options = File::options();
+        options.read(true).write(!config.read_only).custom_flags(libc::O_NONBLOCK);
+        let mut file = options.open(&config.path).map_err(fail)?;
+        let kind = file.metadata().map_err(fail)?.file_type();
+        if !kind.is_block_device() && !kind.is_file() {
             return Err(BlockError::Kind { path: config.path.clone() });
         }
         let len = file.seek(SeekFrom::End(0)).map_err(fail)?;
