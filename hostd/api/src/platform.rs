@@ -1,0 +1,102 @@
+//! What the front door asks of the machine behind it.
+
+use std::future::Future;
+
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::types::{
+    Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply, InvokeRequest, Limits,
+    UpdateCode, UpdateConfiguration,
+};
+
+/// The machine behind the front door. Implementations write plain `async fn`s.
+///
+/// Inputs are checked before they get here (names, ranges, sizes, JSON); what only the machine can know (does the
+/// function exist, is the archive sound, is there memory) is answered with an [`ApiError`]. A call that was begun is
+/// dropped when its client hangs up: what must not stop half-way belongs into a task of its own.
+pub trait Platform: Send + Sync + 'static {
+    /// How this machine is named in ARNs.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+
+    /// What it offers now.
+    fn limits(&self) -> Limits;
+
+    /// Makes a function. [`ApiError::ResourceConflict`] when the name is taken or being taken.
+    fn create_function(
+        &self,
+        caller: &Caller,
+        request: CreateFunction,
+    ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
+    /// One function; [`ApiError::function_not_found`] when there is none.
+    fn get_function(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
+    /// At most `limit` (1 to 50) functions whose names sort (by byte) after `after`.
+    fn list_functions(
+        &self,
+        caller: &Caller,
+        after: Option<&str>,
+        limit: usize,
+    ) -> impl Future<Output = Result<FunctionPage, ApiError>> + Send;
+
+    /// Gives a function new code.
+    fn update_code(
+        &self,
+        caller: &Caller,
+        request: UpdateCode,
+    ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
+    /// Changes a function's configuration.
+    fn update_configuration(
+        &self,
+        caller: &Caller,
+        request: UpdateConfiguration,
+    ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
+    /// Removes a function and everything that belongs to it.
+    fn delete_function(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Runs a function and waits for its answer.
+    fn invoke(
+        &self,
+        caller: &Caller,
+        request: InvokeRequest,
+    ) -> impl Future<Output = Result<InvokeReply, ApiError>> + Send;
+
+    /// State of the service. Must be quick: the watchdog of the machine hangs on it.
+    fn health(&self) -> impl Future<Output = Health> + Send;
+
+    /// Version, uptime and counts (processes, files, mounts, sandboxes, memory …) as a JSON object.
+    fn status(&self) -> impl Future<Output = Value> + Send;
+
+    /// The sandboxes there are, as a JSON array.
+    fn sandboxes(&self) -> impl Future<Output = Value> + Send;
+
+    /// Puts all idle sandboxes away and says how many, once they are gone.
+    fn evict_idle(&self) -> impl Future<Output = Result<u64, ApiError>> + Send;
+
+    /// The last `limit` lines (1 to 10 000) of a function's log, oldest first.
+    fn logs(
+        &self,
+        caller: &Caller,
+        function: &str,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<String>, ApiError>> + Send;
+
+    /// Begins to switch the machine off and returns.
+    fn shutdown(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Begins to restart the machine and returns.
+    fn reboot(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+}
