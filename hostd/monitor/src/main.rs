@@ -1,3 +1,7 @@
 //! Embedded KVM monitor: one process per microVM.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mote_monitor::cli::main(std::env::args_os())
+}

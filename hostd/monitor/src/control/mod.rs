@@ -1,0 +1,148 @@
+//! The control socket: one JSON object per line each way.
+//!
+//! The monitor sends [`Event`]s (they have an `event` field) and answers each [`Request`] with one [`Reply`] (it
+//! has an `ok` field), in order. An event may come between a request and its reply.
+
+mod client;
+mod line;
+mod server;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Client, ClientError};
+pub use line::{LINE_LIMIT, LineBuffer, LineError};
+#[expect(unused_imports, reason = "the event loop comes next")]
+pub(crate) use server::{Incoming, Server, ServerError};
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Stop the vCPUs. Fine when they stand already.
+    Pause,
+    /// Let the vCPUs go on. Fine when they run already.
+    Resume,
+    /// Write the paused microVM into `dir` as `state` and `memory`, neither of which may exist yet.
+    Snapshot {
+        /// Folder; made if its parent exists.
+        dir: PathBuf,
+        /// Whether to fdatasync both files before answering.
+        #[serde(default)]
+        sync: bool,
+    },
+    /// Say how things are.
+    Status,
+    /// End the microVM and the monitor.
+    Quit,
+}
+
+/// Answer to a request. Fields that do not belong to the request asked are absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// Whether it was done.
+    pub ok: bool,
+    /// Why not: the error and its causes, joined by `: `.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// `running` or `paused` (after pause, resume and status).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<RunState>,
+    /// Guest memory in bytes (status, snapshot).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Number of vCPUs (status).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u8>,
+    /// Bytes of the memory file that are not holes (snapshot).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<u64>,
+    /// How long stopping the vCPUs took (pause) or writing the snapshot took (snapshot), in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_us: Option<u64>,
+    /// Checksum of the memory file as 16 hexadecimal digits (snapshot); see
+    /// [`memory_checksum`](crate::snapshot::memory_checksum).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_checksum: Option<String>,
+}
+
+impl Reply {
+    /// The answer to a request that was carried out.
+    pub fn done() -> Self {
+        Self { ok: true, ..Self::default() }
+    }
+
+    /// The answer to a request that was not: `error` and its causes.
+    pub fn failed(error: &dyn std::error::Error) -> Self {
+        Self { ok: false, error: Some(crate::error_chain(error)), ..Self::default() }
+    }
+}
+
+/// Whether the guest makes progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// The vCPUs run.
+    Running,
+    /// The vCPUs stand still.
+    Paused,
+}
+
+/// What the monitor says unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// Sent right before the first `KVM_RUN`, and as the first line to a client who connects later.
+    Running {
+        /// CPU time of the process from its start until now, in microseconds, system calls included.
+        setup_cpu_us: u64,
+        /// The part of `setup_cpu_us` which the KVM system calls took: the host kernel's share.
+        #[serde(default)]
+        setup_kvm_us: u64,
+        /// Wall-clock time from the start of `main` until now, in microseconds.
+        setup_wall_us: u64,
+    },
+    /// Sent before the monitor ends.
+    Exited {
+        /// `reset`, `quit`, `terminated`, or what went wrong.
+        reason: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_the_documented_form() {
+        let table = [
+            (r#"{"op":"pause"}"#, Request::Pause),
+            (r#"{"op":"resume"}"#, Request::Resume),
+            (r#"{"op":"status"}"#, Request::Status),
+            (r#"{"op":"quit"}"#, Request::Quit),
+            (
+                r#"{"op":"snapshot","dir":"/a","sync":true}"#,
+                Request::Snapshot { dir: "/a".into(), sync: true },
+            ),
+        ];
+        for (text, request) in table {
+            assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        }
+        let short: Request = serde_json::from_str(r#"{"op":"snapshot","dir":"/a"}"#).unwrap();
+        assert_eq!(short, Request::Snapshot { dir: "/a".into(), sync: false });
+        assert!(serde_json::from_str::<Request>(r#"{"op":"pause","now":true}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"op":"explode"}"#).is_err());
+    }
+
+    #[test]
+    fn events_and_replies_are_told_apart() {
+        let event = Event::Running { setup_cpu_us: 1, setup_kvm_us: 1, setup_wall_us: 2 };
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(serde_json::from_str::<Reply>(&line).is_err());
+        let line = serde_json::to_string(&Reply::done()).unwrap();
+        assert_eq!(line, r#"{"ok":true}"#);
+        assert!(serde_json::from_str::<Event>(&line).is_err());
+    }
+}

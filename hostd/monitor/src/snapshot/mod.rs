@@ -1,0 +1,209 @@
+//! Snapshots: a folder with `state` (everything but memory) and `memory` (a sparse file as large as the guest's).
+//!
+//! A snapshot is only good for the kind of machine, host kernel and monitor it was made with. What does not match
+//! is refused with an error that says what; it is never restored in part.
+
+mod checksum;
+mod format;
+mod host;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use checksum::{ContentHash, PAGE_SIZE, memory_checksum};
+pub use format::{FORMAT_VERSION, FormatError, STATE_LIMIT};
+pub use host::{CpuModel, HostFacts};
+
+/// Name of the state file in a snapshot's folder.
+pub const STATE_FILE: &str = "state";
+
+/// Name of the memory file in a snapshot's folder.
+pub const MEMORY_FILE: &str = "memory";
+
+/// What a snapshot is of, and where it may be restored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotInfo {
+    /// Version of the monitor that wrote it.
+    pub monitor_version: String,
+    /// Release of the host's kernel.
+    pub host_kernel: String,
+    /// The processor.
+    pub cpu: CpuModel,
+    /// Frequency of the guest's time stamp counter in kHz.
+    pub tsc_khz: u32,
+    /// xxh3-64 of the CPUID leaves the guest sees, as 16 hexadecimal digits.
+    pub cpuid_hash: String,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Guest memory = size of the memory file, in bytes.
+    pub memory_bytes: u64,
+    /// Bytes of the memory file that are not zero pages.
+    pub stored_bytes: u64,
+    /// [`memory_checksum`] of the memory file.
+    pub memory_checksum: String,
+    /// The drives, in order.
+    pub drives: Vec<DriveInfo>,
+    /// The guest's vsock address.
+    pub cid: u32,
+}
+
+/// A drive of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveInfo {
+    /// The file it was backed by; a restore may name another of the same size and content.
+    pub path: PathBuf,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// A property of this host that is not as the snapshot needs it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Snapshot needs {property} {needed}, here it is {found}")]
+pub struct Mismatch {
+    /// What it is about.
+    pub property: &'static str,
+    /// As recorded.
+    pub needed: String,
+    /// As found.
+    pub found: String,
+}
+
+/// Why a snapshot cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// A file of it cannot be read.
+    #[error("Cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The state file is damaged or of another version.
+    #[error("Cannot use {path}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: FormatError,
+    },
+    /// The state file is too large to be one.
+    #[error("{path} is larger than {STATE_LIMIT} bytes")]
+    Size {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It belongs on another host.
+    #[error("Snapshot {dir} does not fit this host")]
+    Incompatible {
+        /// The folder.
+        dir: PathBuf,
+        /// What differs.
+        #[source]
+        source: Mismatch,
+    },
+    /// The memory file has another size.
+    #[error("{path} has {found} bytes, the state records {recorded}")]
+    MemorySize {
+        /// The file.
+        path: PathBuf,
+        /// By the state.
+        recorded: u64,
+        /// Of the file.
+        found: u64,
+    },
+    /// The memory file has another content.
+    #[error("{path} has checksum {found}, the state records {recorded}")]
+    MemoryChecksum {
+        /// The file.
+        path: PathBuf,
+        /// By the state.
+        recorded: String,
+        /// Of the file.
+        found: String,
+    },
+}
+
+/// Reads a whole state file, bounded.
+pub(crate) fn read_state(dir: &Path) -> Result<Vec<u8>, SnapshotError> {
+    let path = dir.join(STATE_FILE);
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(STATE_LIMIT + 1).read_to_end(&mut bytes));
+    match read {
+        Err(source) => Err(SnapshotError::Io { path, source }),
+        Ok(length) if length as u64 > STATE_LIMIT => Err(SnapshotError::Size { path }),
+        Ok(_) => Ok(bytes),
+    }
+}
+
+/// Checks what can be checked without restoring and without reading the memory: the state file is whole and of this
+/// version, host kernel, processor and monitor are those it needs, the memory file has the right size.
+///
+/// Microseconds of work; do it before every restore. Whether the CPUID and TSC fit is only seen by the restore.
+///
+/// # Errors
+/// What is wrong; then the snapshot must be made anew.
+pub fn verify_state(dir: &Path) -> Result<SnapshotInfo, SnapshotError> {
+    let bytes = read_state(dir)?;
+    let info = format::Container::parse(&bytes)
+        .and_then(|container| container.json::<SnapshotInfo>(format::Section::Info))
+        .map_err(|source| SnapshotError::Format { path: dir.join(STATE_FILE), source })?;
+    check_host(dir, &info, &HostFacts::gather())?;
+    check_memory_size(dir, &info)?;
+    Ok(info)
+}
+
+/// Compares what the snapshot needs with what is here.
+pub(crate) fn check_host(dir: &Path, info: &SnapshotInfo, host: &HostFacts) -> Result<(), SnapshotError> {
+    let table = [
+        ("monitor version", info.monitor_version.clone(), host.monitor_version.clone()),
+        ("host kernel", info.host_kernel.clone(), host.host_kernel.clone()),
+        ("processor", info.cpu.to_string(), host.cpu.to_string()),
+    ];
+    for (property, needed, found) in table {
+        if needed != found {
+            let source = Mismatch { property, needed, found };
+            return Err(SnapshotError::Incompatible { dir: dir.to_owned(), source });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the memory file has the size the state records.
+pub(crate) fn check_memory_size(dir: &Path, info: &SnapshotInfo) -> Result<(), SnapshotError> {
+    let path = dir.join(MEMORY_FILE);
+    match std::fs::metadata(&path) {
+        Err(source) => Err(SnapshotError::Io { path, source }),
+        Ok(metadata) if metadata.len() != info.memory_bytes => {
+            Err(SnapshotError::MemorySize { path, recorded: info.memory_bytes, found: metadata.len() })
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Everything [`verify_state`] checks, and the content of the memory file. Reads all of it: do it once, when a
+/// snapshot is first used after a boot.
+///
+/// # Errors
+/// What is wrong; then the snapshot must be made anew.
+pub fn verify_memory(dir: &Path) -> Result<SnapshotInfo, SnapshotError> {
+    let info = verify_state(dir)?;
+    let path = dir.join(MEMORY_FILE);
+    match memory_checksum(&path) {
+        Err(source) => Err(SnapshotError::Io { path, source }),
+        Ok(found) if found != info.memory_checksum => {
+            Err(SnapshotError::MemoryChecksum { path, recorded: info.memory_checksum.clone(), found })
+        }
+        Ok(_) => Ok(info),
+    }
+}
