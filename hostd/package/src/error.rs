@@ -31,6 +31,9 @@ pub enum PackageError {
         /// Bytes allowed.
         limit: u64,
     },
+    /// Not one entry.
+    #[error("The package is empty; put the code at the top of the zip")]
+    Empty,
     /// Too many entries.
     #[error("The package has more than {limit} files and folders; leave out what the function does not need")]
     TooManyEntries {
@@ -93,6 +96,9 @@ pub enum EntryProblem {
     /// No name at all, or an empty component.
     #[error("has an empty name in its path; rename it")]
     EmptyName,
+    /// Bytes that are not UTF-8.
+    #[error("has a path that is not UTF-8; rename it")]
+    NotUtf8,
     /// A path over the limit.
     #[error("has a path of {length} bytes, the limit is {limit}; shorten it")]
     PathTooLong {
@@ -123,6 +129,9 @@ pub enum EntryProblem {
     /// A file where another entry needs a folder, or the reverse.
     #[error("is a file or link where another entry needs a folder; rename one of them")]
     NotAFolder,
+    /// A folder (by its name) that has data (by its size).
+    #[error("is a folder by its name but has data; make the zip again")]
+    FolderWithData,
     /// A link out of the package.
     #[error("is a link to '{target}', outside the package; link only to files inside it, by relative path")]
     LinkLeaves {
@@ -130,7 +139,7 @@ pub enum EntryProblem {
         target: String,
     },
     /// A link target which is no path.
-    #[error("is a link whose target is empty, too long or no path; replace it by the file")]
+    #[error("is a link whose target is empty, over 255 bytes or no path; replace it by the file")]
     LinkTarget,
     /// A device, socket or pipe.
     #[error("is no regular file, folder or link; leave it out")]
