@@ -1,0 +1,126 @@
+"""One appliance for most tests, booted once; clients and functions on it."""
+
+import itertools
+import re
+
+import pytest
+
+from mote import census, client, packages
+from mote.appliance import Appliance
+
+# What must never stand on the console, whatever the tests do.
+DISASTER = re.compile(r"Kernel panic|Oops:|BUG: |general protection|Out of memory: Killed|panicked at|segfault")
+# Own boots come last: a broken appliance shows in the quick tests first.
+ORDER = ("test_examples", "test_harness", "test_boot")
+LAST = ("test_shutdown", "test_guest_down", "test_full_disk", "test_powercut")
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        name = item.module.__name__
+        if name in ORDER:
+            return ORDER.index(name)
+        return len(ORDER) + 1 + LAST.index(name) if name in LAST else len(ORDER)
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """A failure comes with the end of the console of the machine it happened on."""
+    report = (yield).get_result()
+    if report.failed and report.when in ("setup", "call"):
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Appliance):
+                report.sections.append(("console of the appliance", value.tail(40)))
+
+
+@pytest.fixture(scope="session")
+def box():
+    """The appliance the tests share."""
+    with Appliance(options={"sandbox.idle_timeout_s": 900}) as machine:
+        machine.ready_ms = machine.boot()
+        yield machine
+        found = DISASTER.search(machine.console())
+        assert not found, f"On the console: {found.group()}\n{machine.tail(120)}"
+
+
+@pytest.fixture
+def own_box():
+    """Makes machines of a test's own; all are gone afterwards."""
+    made = []
+
+    def make(**wishes):
+        made.append(Appliance(**wishes))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.close()
+
+
+@pytest.fixture(scope="session")
+def shared_client(box):
+    """A boto3 client; created once, for that takes longer than most calls."""
+    return client.lambda_client(box.port)
+
+
+@pytest.fixture
+def lambdas(shared_client):
+    """The boto3 client, without connections left open afterwards: they would show in the counts."""
+    yield shared_client
+    shared_client.close()
+
+
+@pytest.fixture
+def unchecked(box):
+    """A boto3 client that sends whatever it is told to: the appliance has to check by itself."""
+    made = client.lambda_client(box.port, parameter_validation=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def probe(box, shared_client):
+    """Name of the function that does what an event says."""
+    client.create(shared_client, "probe", packages.function("probe"), Environment={"Variables": {"COLOUR": "blue"}})
+    assert client.invoke(shared_client, "probe", {"op": "echo"}).json["calls"] == 1
+    return "probe"
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def deploy(lambdas):
+    """Deploys functions of one test under names of their own; gives the name."""
+    names = []
+
+    def make(code: bytes, name: str | None = None, **options) -> str:
+        name = name or f"t{next(NUMBERS)}"
+        names.append(name)
+        client.create(lambdas, name, code, **options)
+        return name
+
+    yield make
+    for name in names:
+        try:
+            lambdas.delete_function(FunctionName=name)
+        except lambdas.exceptions.ResourceNotFoundException:
+            pass
+
+
+@pytest.fixture
+def nothing_leaks(box, lambdas):
+    """Counts before and after the test; afterwards a known-good function must still answer."""
+    if not getattr(box, "has_witness", False):
+        client.create(lambdas, "witness", packages.answering("here"))
+        client.invoke(lambdas, "witness", {})
+        box.has_witness = True
+    lambdas.close()
+    before = census.take(box)
+    yield
+    answer = client.invoke(lambdas, "witness", {})
+    assert answer.error is None and answer.json == {"code": "here", "config": None}, str(answer)
+    lambdas.close()
+    census.assert_unchanged(box, before)

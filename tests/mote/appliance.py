@@ -1,0 +1,200 @@
+"""One virtual machine that runs the appliance: its QEMU process, disks, console, power button and power plug."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from . import http
+from .qmp import Qmp
+
+ROOT = Path(__file__).resolve().parents[2]
+# Under emulation, on a busy machine; measured boots take a small part of this.
+READY_LIMIT_S = 120
+POLL_S = 0.2
+STOP_LIMIT_S = 40
+
+
+class BootError(AssertionError):
+    """The appliance did not come up; the text ends with its console."""
+
+
+def image_tool() -> list:
+    """The command that knows how the image is run: $MOTE_IMAGE_TOOL, else cargo's build of it."""
+    given = os.environ.get("MOTE_IMAGE_TOOL")
+    if given:
+        return [given]
+    return ["cargo", "run", "--quiet", "--release", "--package", "image", "--"]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Appliance:
+    """Starts, observes and ends one machine. Its disks outlive power cuts; `close` removes everything.
+
+    options: settings for the kernel command line, `{"sandbox.idle_timeout_s": 5}`.
+    """
+
+    def __init__(self, *, port: int | None = None, memory_mb: int | None = None, data_mb: int | None = None,
+                 options: dict | None = None):
+        self.folder = Path(tempfile.mkdtemp(prefix="mote-"))
+        self.port = port or free_port()
+        self.serial = self.folder / "serial.log"
+        self.data = self.folder / "data.img"
+        self._qmp = self.folder / "qmp.sock"
+        self._said = self.folder / "qemu.log"
+        self._memory_mb = memory_mb
+        self._data_mb = data_mb
+        self._options = dict(options or {})
+        self._process: subprocess.Popen | None = None
+        self._boots = 0
+
+    # Life
+
+    def start(self, *, options: dict | None = None) -> None:
+        """Switches the machine on. Must be called from the main thread: the process ends with its parent thread."""
+        assert self._process is None, "It runs already"
+        if options is not None:
+            self._options = dict(options)
+        argv = self._argv()
+        self._boots += 1
+        self._qmp.unlink(missing_ok=True)
+        with open(self._said, "ab") as said:
+            # The kernel ends QEMU should this process be killed: no machine outlives its test.
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=self.folder, start_new_session=True,
+            )
+        self._started = time.monotonic()
+
+    def _argv(self) -> list:
+        wishes = [
+            "qemu-args", "--json", "--port", str(self.port), "--data", str(self.data),
+            "--serial", str(self.serial), "--qmp", str(self._qmp),
+        ]
+        if self._memory_mb:
+            wishes += ["--memory-mib", str(self._memory_mb)]
+        if self._data_mb:
+            wishes += ["--data-mib", str(self._data_mb)]
+        for key, value in self._options.items():
+            wishes += ["--append", f"mote.{key}={value}"]
+        done = subprocess.run(
+            [*image_tool(), *wishes], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
+        )
+        if done.returncode != 0:
+            raise BootError(f"No command line for QEMU: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def wait_ready(self, limit_s: float = READY_LIMIT_S, path: str = "/readyz") -> float:
+        """Waits until `path` answers 200; milliseconds since the start."""
+        assert self._process is not None, "It was not started"
+        problem = "no answer"
+        while time.monotonic() - self._started < limit_s:
+            if self._process.poll() is not None:
+                raise BootError(f"QEMU ended with status {self._process.returncode}\n{self.said()}\n{self.tail()}")
+            try:
+                reply = http.request(self.port, "GET", path, timeout=5)
+                if reply.status == 200:
+                    return (time.monotonic() - self._started) * 1000
+                problem = str(reply)
+            except OSError as error:
+                problem = repr(error)
+            except Exception as error:  # noqa: BLE001 - half an answer of a machine that is still coming up
+                problem = repr(error)
+            time.sleep(POLL_S)
+        raise BootError(f"{path} gave no 200 within {limit_s} s (last: {problem}); the console ends with\n{self.tail()}")
+
+    def boot(self, **wishes) -> float:
+        """`start` and `wait_ready`."""
+        self.start(**wishes)
+        return self.wait_ready()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The process of QEMU."""
+        return self._process.pid if self._process else None
+
+    def cut_power(self) -> None:
+        """Ends QEMU without any warning; the disks stay as they are."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(timeout=30)
+        self._process = None
+
+    def press_power_button(self) -> None:
+        """What a person at the machine does to switch it off in order."""
+        with Qmp(self._qmp) as qmp:
+            qmp.execute("system_powerdown")
+
+    def wait_off(self, limit_s: float = STOP_LIMIT_S) -> float:
+        """Waits until the machine has switched itself off; seconds it took."""
+        start = time.monotonic()
+        try:
+            status = self._process.wait(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"Still on after {limit_s} s; the console ends with\n{self.tail()}") from None
+        self._process = None
+        assert status == 0, f"QEMU ended with status {status}\n{self.said()}"
+        return time.monotonic() - start
+
+    def close(self, keep: bool = False) -> None:
+        """Ends the machine and removes all its files, unless they are to be kept."""
+        self.cut_power()
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # Observation
+
+    def console(self) -> str:
+        """Everything the machine has written to its serial console since its first start."""
+        try:
+            return self.serial.read_text("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+
+    def tail(self, lines: int = 60) -> str:
+        """The end of the console."""
+        return "\n".join(self.console().splitlines()[-lines:])
+
+    def said(self) -> str:
+        """What QEMU itself had to say."""
+        return self._said.read_text("utf-8", "replace")[-4000:] if self._said.exists() else ""
+
+    def get(self, path: str, **wishes) -> http.Reply:
+        return http.request(self.port, "GET", path, **wishes)
+
+    def post(self, path: str, body=None, **wishes) -> http.Reply:
+        return http.request(self.port, "POST", path, body, **wishes)
+
+    def status(self) -> dict:
+        """`GET /system/status`."""
+        reply = self.get("/system/status", timeout=30)
+        assert reply.status == 200, str(reply)
+        return reply.json
+
+    def put_away(self) -> None:
+        """Puts all idle sandboxes away: the next call of any function comes from its snapshot."""
+        reply = http.request(self.port, "DELETE", "/system/sandboxes", timeout=60)
+        assert reply.status == 200, str(reply)

@@ -1,0 +1,37 @@
+"""Counts of everything that could leak, before and after."""
+
+import time
+
+# Must be the same again, to the last one.
+EXACT = ("processes", "zombies", "hostd_fds", "mounts", "network_namespaces", "run_files", "staged_files")
+# A service's heap settles, caches fill; what leaks sandboxes or packages is beyond this.
+MEMORY_SLACK_KB = 40 * 1024
+SETTLE_S = 20
+
+
+def take(box) -> dict:
+    """The counts now, with all idle sandboxes put away."""
+    box.put_away()
+    status = box.status()
+    census = dict(status["census"])
+    census["sandboxes"] = len(box.get("/system/sandboxes").json)
+    return census
+
+
+def difference(before: dict, after: dict) -> dict:
+    """What is not as it was: `{field: (before, after)}`."""
+    wrong = {key: (before[key], after[key]) for key in (*EXACT, "sandboxes") if after[key] != before[key]}
+    lost = before["memory_available_kb"] - after["memory_available_kb"]
+    if lost > MEMORY_SLACK_KB:
+        wrong["memory_available_kb"] = (before["memory_available_kb"], after["memory_available_kb"])
+    return wrong
+
+
+def assert_unchanged(box, before: dict) -> None:
+    """Fails when something is still there that was not before. What ends by itself gets a moment to do so."""
+    deadline = time.monotonic() + SETTLE_S
+    wrong = difference(before, take(box))
+    while wrong and time.monotonic() < deadline:
+        time.sleep(0.5)
+        wrong = difference(before, take(box))
+    assert not wrong, f"Not as before (before, after): {wrong}"
