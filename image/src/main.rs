@@ -1,3 +1,278 @@
-//! Assembles the bootable image and runs it in QEMU.
+//! The command behind `make`: assembles the image, runs it in QEMU.
 
-fn main() {}
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mote_image::cache::Cache;
+use mote_image::progress::{elapsed, say};
+use mote_image::project::{Manifest, Project};
+use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::{self, Machine, Serial};
+use mote_image::{assemble, disk, files, kernel};
+use serde_json::json;
+
+/// Assembles Mote's bootable image and runs it in QEMU.
+#[derive(Parser)]
+#[command(name = "image", version, about)]
+struct Cli {
+    /// The checkout; found from the working folder by default.
+    #[arg(long, global = true)]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make the image in dist/.
+    Build,
+    /// Build the kernels only, and print where they are.
+    Kernels,
+    /// Boot the image and stay; Ctrl-C powers it off.
+    Run(RunArgs),
+    /// Print how `run` would start QEMU, for programs that start it themselves.
+    QemuArgs(QemuArgs),
+    /// Make a blank data disk.
+    Data {
+        /// The file.
+        #[arg(long)]
+        out: PathBuf,
+        /// Its size, such as 512M or 2G; the file is sparse.
+        #[arg(long, default_value = "8G", value_parser = disk::parse_size)]
+        size: u64,
+    },
+}
+
+#[derive(Args)]
+struct MachineArgs {
+    /// Data disk; made when it is not there. [default: dist/data.img]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Size of a data disk that has to be made.
+    #[arg(long, default_value = "8G", value_parser = disk::parse_size)]
+    data_size: u64,
+    /// Start without a data disk.
+    #[arg(long, conflicts_with = "data")]
+    no_data: bool,
+    /// Begin with a blank data disk: what is on it now is lost.
+    #[arg(long)]
+    fresh: bool,
+    /// Port of 127.0.0.1 that leads to the appliance.
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(128..))]
+    mem: u32,
+    /// Processors.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    smp: u32,
+    /// Added to the kernel command line, such as mote.sandbox.idle_timeout_s=5; may be repeated.
+    #[arg(long)]
+    append: Vec<String>,
+    /// How QEMU runs the processors; by default KVM where it can be nested, else emulation.
+    #[arg(long, value_enum)]
+    accel: Option<AccelArg>,
+    /// End when the appliance reboots.
+    #[arg(long)]
+    no_reboot: bool,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Where the console goes: stdio (and dist/console.log), or a file.
+    #[arg(long, default_value = "stdio")]
+    serial: PathBuf,
+    /// Socket for QEMU's control protocol.
+    #[arg(long)]
+    qmp: Option<PathBuf>,
+    /// Print the command instead of running it.
+    #[arg(long)]
+    print_command: bool,
+}
+
+#[derive(Args)]
+struct QemuArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// File for the console.
+    #[arg(long)]
+    serial: PathBuf,
+    /// Socket for QEMU's control protocol.
+    #[arg(long)]
+    qmp: PathBuf,
+    /// As JSON: argv, url, accelerator, data, serial, qmp.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum AccelArg {
+    Kvm,
+    Tcg,
+}
+
+type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error with its causes, one per line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  because: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn act(cli: Cli) -> Outcome {
+    let from = match cli.root {
+        Some(root) => root,
+        None => std::env::current_dir()?,
+    };
+    let project = Project::find(&std::path::absolute(from)?)?;
+    match cli.command {
+        Action::Build => build(&project),
+        Action::Kernels => {
+            let kernels = kernel::ensure(&Cache::open()?, &project, &[kernel::GUEST, kernel::HOST])?;
+            for kernel in [kernel::GUEST, kernel::HOST] {
+                println!("{}", kernels[&kernel].display());
+            }
+            Ok(())
+        }
+        Action::Run(args) => run(&project, &args),
+        Action::QemuArgs(args) => print_arguments(&project, &args),
+        Action::Data { out, size } => Ok(disk::blank_data(&out, size, &seed())?),
+    }
+}
+
+fn build(project: &Project) -> Outcome {
+    let start = Instant::now();
+    let (manifest, new) = assemble::image(project, &Cache::open()?)?;
+    let what = if new { "made" } else { "is up to date" };
+    say(&format!("image {} ({}) {what} in {}", manifest.version, manifest.build, elapsed(start.elapsed())));
+    for file in [project.kernel(), project.initramfs(), project.system_disk()] {
+        let size = std::fs::metadata(&file)?.len();
+        say(&format!("{:>5} MiB  {}", size.div_ceil(1 << 20), file.display()));
+    }
+    Ok(())
+}
+
+fn run(project: &Project, args: &RunArgs) -> Outcome {
+    let image = project.image()?;
+    let folder = tempfile::Builder::new().prefix("mote-").tempdir()?;
+    // Short, because the path of a socket may have 107 bytes at most.
+    let socket = args.qmp.clone().unwrap_or_else(|| folder.path().join("qmp"));
+    let serial = if args.serial == Path::new("stdio") {
+        Serial::Stdio(project.dist().join("console.log"))
+    } else {
+        Serial::File(args.serial.clone())
+    };
+    let (machine, why) = machine(project, &image, &args.machine, serial, &socket)?;
+    if args.print_command {
+        println!("{}", qemu::quoted(&machine.command()));
+        return Ok(());
+    }
+    qemu::run::check_port(machine.port)?;
+    prepare_data(&args.machine, machine.data.as_deref())?;
+    say(&format!(
+        "Mote {} ({}), {} MiB, {} processors, {why}",
+        image.version, image.build, args.machine.mem, args.machine.smp
+    ));
+    Ok(qemu::run::run(&machine, &socket)?)
+}
+
+fn print_arguments(project: &Project, args: &QemuArgs) -> Outcome {
+    let image = project.image()?;
+    let serial = Serial::File(std::path::absolute(&args.serial)?);
+    let socket = std::path::absolute(&args.qmp)?;
+    let (machine, _) = machine(project, &image, &args.machine, serial, &socket)?;
+    prepare_data(&args.machine, machine.data.as_deref())?;
+    let command = machine.command();
+    if args.json {
+        let facts = json!({
+            "argv": command,
+            "url": machine.url(),
+            "accelerator": machine.accelerator.name(),
+            "data": machine.data,
+            "serial": args.serial,
+            "qmp": socket,
+            "version": image.version,
+            "build": image.build,
+        });
+        println!("{facts}");
+    } else {
+        println!("{}", qemu::quoted(&command));
+    }
+    Ok(())
+}
+
+fn machine(
+    project: &Project,
+    image: &Manifest,
+    args: &MachineArgs,
+    serial: Serial,
+    socket: &Path,
+) -> Result<(Machine, String), Box<dyn Error + Send + Sync>> {
+    let (accelerator, why) = match args.accel {
+        Some(AccelArg::Kvm) => (Accelerator::Kvm, "by KVM, as asked".to_owned()),
+        Some(AccelArg::Tcg) => (Accelerator::Tcg, "emulated, as asked".to_owned()),
+        None => Accelerator::choose(),
+    };
+    let data = match (&args.data, args.no_data) {
+        (_, true) => None,
+        (Some(path), _) => Some(std::path::absolute(path)?),
+        (None, _) => Some(project.data_disk()),
+    };
+    let mut cmdline = vec![image.cmdline.clone()];
+    cmdline.extend(args.append.iter().cloned());
+    let machine = Machine {
+        accelerator,
+        memory_mib: args.mem,
+        cpus: args.smp,
+        kernel: project.kernel(),
+        initramfs: project.initramfs(),
+        cmdline: cmdline.join(" "),
+        system: project.system_disk(),
+        data,
+        port: args.port,
+        serial,
+        qmp: Some(socket.to_path_buf()),
+        no_reboot: args.no_reboot,
+    };
+    Ok((machine, why))
+}
+
+/// Makes the data disk when there is none, or when a blank one is asked for.
+fn prepare_data(args: &MachineArgs, data: Option<&Path>) -> Outcome {
+    let Some(path) = data else { return Ok(()) };
+    if args.fresh || !path.exists() {
+        if let Some(parent) = path.parent() {
+            files::create_dir(parent)?;
+        }
+        disk::blank_data(path, args.data_size, &seed())?;
+    }
+    Ok(())
+}
+
+/// Something no other disk was made with.
+fn seed() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", now.as_nanos(), std::process::id())
+}

@@ -1,0 +1,98 @@
+//! How QEMU runs the appliance's processors: by KVM where a guest may itself use KVM, else emulated.
+//!
+//! That `/dev/kvm` exists says nothing: the machine may be a guest whose KVM has no vmx or svm to pass on.
+//! QEMU's emulation (TCG) has svm with nested paging, so the appliance's own KVM works everywhere.
+
+use std::fs;
+
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::Kvm;
+
+/// Leaf and bits of CPUID: vmx is ECX bit 5 of leaf 1, svm is ECX bit 2 of leaf 0x8000_0001.
+const VMX: (u32, u32) = (1, 1 << 5);
+const SVM: (u32, u32) = (0x8000_0001, 1 << 2);
+
+/// How the processors are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// By the machine's own KVM.
+    Kvm,
+    /// Emulated.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's arguments.
+    #[must_use]
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+
+    /// Short name, as on QEMU's command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    /// Picks for this machine. The second value says why, for a person.
+    #[must_use]
+    pub fn choose() -> (Self, String) {
+        let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        match has_virtualisation(&flags).then(nested_kvm) {
+            None => (Self::Tcg, "emulated: this processor offers no vmx or svm".to_owned()),
+            Some(Err(reason)) => (Self::Tcg, format!("emulated: {reason}")),
+            Some(Ok(())) => (Self::Kvm, "by KVM, nested".to_owned()),
+        }
+    }
+}
+
+fn has_virtualisation(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .any(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+}
+
+/// Whether a guest of this machine's KVM can run guests itself, tried on KVM rather than guessed.
+fn nested_kvm() -> Result<(), String> {
+    let kvm = Kvm::new().map_err(|error| format!("/dev/kvm cannot be opened ({error})"))?;
+    let vm = kvm.create_vm().map_err(|error| format!("KVM makes no machine ({error})"))?;
+    vm.create_vcpu(0).map_err(|error| format!("KVM makes no processor ({error})"))?;
+    let cpuid = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(|error| format!("KVM does not say what it offers ({error})"))?;
+    let offers = |(leaf, bit): (u32, u32)| {
+        cpuid.as_slice().iter().any(|entry| entry.function == leaf && entry.ecx & bit != 0)
+    };
+    if offers(VMX) || offers(SVM) {
+        Ok(())
+    } else {
+        Err("nested KVM is off (parameter `nested` of kvm_intel or kvm_amd)".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_whole_words_of_the_flags_line() {
+        assert!(has_virtualisation("processor : 0\nflags\t\t: fpu vmx sse\n"));
+        assert!(has_virtualisation("flags : svm\n"));
+        assert!(!has_virtualisation("flags : fpu svm_lock vmxnet\nbugs : vmx\nvmx flags : vnmi\n"));
+        assert!(!has_virtualisation(""));
+    }
+
+    #[test]
+    fn a_choice_is_never_against_the_processor() {
+        let flags = fs::read_to_string("/proc/cpuinfo").unwrap();
+        let (choice, why) = Accelerator::choose();
+        assert!(choice == Accelerator::Tcg || has_virtualisation(&flags), "{why}");
+    }
+}

@@ -1,0 +1,176 @@
+//! Boots an image in QEMU.
+
+pub mod accel;
+pub mod qmp;
+pub mod ready;
+pub mod run;
+
+use std::path::{Path, PathBuf};
+
+use accel::Accelerator;
+
+/// The emulator, from Debian's package `qemu-system-x86`.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// Port of the front door inside the appliance.
+const GUEST_PORT: u16 = 8080;
+
+/// Where the appliance's console goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serial {
+    /// Into a file.
+    File(PathBuf),
+    /// To QEMU's standard output, and into a file as well.
+    Stdio(PathBuf),
+}
+
+/// A machine to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// How its processors are run.
+    pub accelerator: Accelerator,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Kernel, a bzImage.
+    pub kernel: PathBuf,
+    /// Initramfs.
+    pub initramfs: PathBuf,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Read-only system disk.
+    pub system: PathBuf,
+    /// Data disk; without one the appliance says that it has none.
+    pub data: Option<PathBuf>,
+    /// Port of 127.0.0.1 that leads to the front door.
+    pub port: u16,
+    /// Console.
+    pub serial: Serial,
+    /// Socket for QEMU's control protocol.
+    pub qmp: Option<PathBuf>,
+    /// End QEMU when the appliance reboots, instead of booting again.
+    pub no_reboot: bool,
+}
+
+impl Machine {
+    /// The whole command, program first.
+    #[must_use]
+    pub fn command(&self) -> Vec<String> {
+        let mut command = vec![PROGRAM.to_owned()];
+        let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
+        add(&["-name", "mote", "-nodefaults", "-no-user-config", "-display", "none"]);
+        add(&["-machine", "q35"]);
+        add(self.accelerator.arguments());
+        add(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()]);
+        add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initramfs), "-append", &self.cmdline]);
+
+        let system = format!("if=none,id=system,format=raw,readonly=on,file={}", value(&self.system));
+        add(&["-drive", &system, "-device", "virtio-blk-pci,drive=system,serial=mote-system"]);
+        if let Some(data) = &self.data {
+            // The appliance's flushes reach the file, all else may be lost with the process: a power cut.
+            let data =
+                format!("if=none,id=data,format=raw,cache=writeback,discard=unmap,file={}", value(data));
+            add(&["-drive", &data, "-device", "virtio-blk-pci,drive=data,serial=mote-data"]);
+        }
+        let net = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_PORT}", self.port);
+        add(&["-netdev", &net, "-device", "virtio-net-pci,netdev=net0,romfile="]);
+        add(&["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]);
+        let serial = match &self.serial {
+            Serial::File(path) => format!("file,id=serial0,path={}", value(path)),
+            Serial::Stdio(log) => format!("stdio,id=serial0,signal=off,logfile={}", value(log)),
+        };
+        add(&["-chardev", &serial, "-serial", "chardev:serial0"]);
+        if let Some(socket) = &self.qmp {
+            add(&["-qmp", &format!("unix:{},server=on,wait=off", value(socket))]);
+        }
+        if self.no_reboot {
+            add(&["-no-reboot"]);
+        }
+        command
+    }
+
+    /// Address of the front door.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// In QEMU's option lists a comma in a value is written twice.
+fn value(path: &Path) -> String {
+    text(path).replace(',', ",,")
+}
+
+/// The command as one would type it into a shell.
+#[must_use]
+pub fn quoted(command: &[String]) -> String {
+    let plain = |word: &String| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=,:+".contains(c))
+    };
+    let words: Vec<String> = command
+        .iter()
+        .map(|word| if plain(word) { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) })
+        .collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            accelerator: Accelerator::Tcg,
+            memory_mib: 1024,
+            cpus: 2,
+            kernel: "/d/bzImage".into(),
+            initramfs: "/d/initramfs.cpio".into(),
+            cmdline: "console=ttyS0 quiet".into(),
+            system: "/d/sys,tem.img".into(),
+            data: Some("/d/data.img".into()),
+            port: 9090,
+            serial: Serial::File("/d/console.log".into()),
+            qmp: Some("/r/qmp".into()),
+            no_reboot: false,
+        }
+    }
+
+    fn after<'a>(command: &'a [String], word: &str) -> Vec<&'a str> {
+        command.windows(2).filter(|pair| pair[0] == word).map(|pair| pair[1].as_str()).collect()
+    }
+
+    #[test]
+    fn the_command_says_what_the_machine_is() {
+        let command = machine().command();
+        assert_eq!(command[0], PROGRAM);
+        assert_eq!(after(&command, "-append"), ["console=ttyS0 quiet"]);
+        let drives = after(&command, "-drive");
+        assert_eq!(drives.len(), 2);
+        assert!(drives[0].contains("readonly=on") && drives[0].ends_with("file=/d/sys,,tem.img"));
+        assert!(!drives[1].contains("readonly"));
+        assert_eq!(after(&command, "-netdev"), ["user,id=net0,hostfwd=tcp:127.0.0.1:9090-:8080"]);
+        assert_eq!(after(&command, "-qmp"), ["unix:/r/qmp,server=on,wait=off"]);
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_there() {
+        let command = Machine { data: None, qmp: None, ..machine() }.command();
+        assert_eq!(after(&command, "-drive").len(), 1);
+        assert!(after(&command, "-qmp").is_empty() && !command.contains(&"-no-reboot".to_owned()));
+        let command = Machine { no_reboot: true, ..machine() }.command();
+        assert!(command.contains(&"-no-reboot".to_owned()));
+    }
+
+    #[test]
+    fn a_printed_command_survives_a_shell() {
+        let words = ["echo".to_owned(), "it's a $test".to_owned(), String::new(), "a,b=c".to_owned()];
+        let line = format!("printf '%s|' {}", quoted(&words[1..]));
+        let output = std::process::Command::new("/bin/sh").args(["-c", &line]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "it's a $test||a,b=c|");
+    }
+}
