@@ -31,10 +31,10 @@ pub mod rng;
 mod testing;
 pub mod vsock;
 
-pub use block::{Block, BlockConfig};
+pub use block::{Block, BlockConfig, BlockError};
 pub use chain::{Buffers, ChainError};
 pub use device::{ActivateError, DeviceIo, DeviceState, RestoreDeviceError, Served, VirtioDevice};
 pub use interrupt::Interrupt;
 pub use mmio::{MMIO_WINDOW, MmioTransport, QUEUE_NOTIFY, RestoreError, TransportError, TransportState};
 pub use rng::Rng;
-pub use vsock::{Vsock, VsockConfig, VsockListener};
+pub use vsock::{Vsock, VsockConfig, VsockError, VsockLimits, VsockListener};
