@@ -70,14 +70,22 @@ pub enum AssembleError {
 /// A file of the system image: where it comes from, where it goes below `/system`, its permissions.
 type Part = (PathBuf, String, u32);
 
-/// Makes the image, or leaves it when nothing changed. Gives its manifest and whether it is new.
+/// Makes the image, or leaves it when nothing changed. Gives its manifest and whether it is new. With
+/// `prebuilt`, our binaries are taken from that folder instead of being built.
 ///
 /// # Errors
 /// When any part cannot be made.
-pub fn image(project: &Project, cache: &Cache) -> Result<(Manifest, bool), AssembleError> {
-    // First, because it is what a developer breaks; it also takes its time in parallel to nothing else.
-    let binaries = binaries(project)?;
-    let [init, hostd, agent] = &binaries;
+pub fn image(
+    project: &Project,
+    cache: &Cache,
+    prebuilt: Option<&Path>,
+) -> Result<(Manifest, bool), AssembleError> {
+    // First, because it is what a developer breaks.
+    let folder = match prebuilt {
+        Some(folder) => folder.to_path_buf(),
+        None => binaries(project)?,
+    };
+    let [init, hostd, agent] = &BINARIES.map(|(_, binary)| folder.join(binary));
     let kernels = kernel::ensure(cache, project, &[kernel::GUEST, kernel::HOST])?;
 
     let mut parts: Vec<Part> = vec![
@@ -153,7 +161,7 @@ fn finish(
 }
 
 /// Builds our binaries; cargo shows its own progress.
-fn binaries(project: &Project) -> Result<[PathBuf; 3], AssembleError> {
+fn binaries(project: &Project) -> Result<PathBuf, AssembleError> {
     say("Building mote-init, hostd and mote-agent …");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -165,8 +173,7 @@ fn binaries(project: &Project) -> Result<[PathBuf; 3], AssembleError> {
         return Err(AssembleError::Build);
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.file("target"), PathBuf::from);
-    let folder = project.root().join(target).join(TARGET).join("release");
-    Ok(BINARIES.map(|(_, binary)| folder.join(binary)))
+    Ok(project.root().join(target).join(TARGET).join("release"))
 }
 
 /// What git calls this state of the sources; a tarball has no history.

@@ -29,7 +29,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Action {
     /// Make the image in dist/.
-    Build,
+    Build {
+        /// Take mote-init, hostd and mote-agent from this folder instead of building them.
+        #[arg(long)]
+        binaries: Option<PathBuf>,
+    },
     /// Build the kernels only, and print where they are.
     Kernels,
     /// Boot the image and stay; Ctrl-C powers it off.
@@ -148,7 +152,7 @@ fn act(cli: Cli) -> Outcome {
     };
     let project = Project::find(&std::path::absolute(from)?)?;
     match cli.command {
-        Action::Build => build(&project),
+        Action::Build { binaries } => build(&project, binaries.as_deref()),
         Action::Kernels => {
             let kernels = kernel::ensure(&Cache::open()?, &project, &[kernel::GUEST, kernel::HOST])?;
             for kernel in [kernel::GUEST, kernel::HOST] {
@@ -162,9 +166,9 @@ fn act(cli: Cli) -> Outcome {
     }
 }
 
-fn build(project: &Project) -> Outcome {
+fn build(project: &Project, binaries: Option<&Path>) -> Outcome {
     let start = Instant::now();
-    let (manifest, new) = assemble::image(project, &Cache::open()?)?;
+    let (manifest, new) = assemble::image(project, &Cache::open()?, binaries)?;
     let what = if new { "made" } else { "is up to date" };
     say(&format!("image {} ({}) {what} in {}", manifest.version, manifest.build, elapsed(start.elapsed())));
     for file in [project.kernel(), project.initramfs(), project.system_disk()] {
