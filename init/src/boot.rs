@@ -1,0 +1,160 @@
+//! The boot, as a table, and the tasks in it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::disk::{data, system};
+use crate::log;
+use crate::machine::Machine;
+use crate::net;
+use crate::sequence::{Failure, Outcome, Phase, Task};
+use crate::service::hostd::Status;
+use crate::sys::{button, cgroup, entropy, sysctl};
+
+use Failure::{Degrades, Ends};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+const fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+/// Largest wait for disks an option can ask for, and some more.
+const DISKS: Duration = Duration::from_secs(660);
+
+/// Checking a large damaged disk can take this long; hostd starts afterwards, or without it.
+const DATA: Duration = Duration::from_secs(1500);
+
+/// From mounted kernel interfaces to a running service. The network comes up at the side: it is started
+/// early, waited for by nobody.
+#[rustfmt::skip]
+pub const SEQUENCE: &[Phase] = &[
+    Phase { name: "ground", tasks: &[
+        Task { name: "network",  bound: SECOND,     failure: Degrades, run: |m| Box::pin(network(m)) },
+        Task { name: "settings", bound: SECOND,     failure: Degrades, run: |m| Box::pin(settings(m)) },
+        Task { name: "cgroups",  bound: SECOND,     failure: Degrades, run: |m| Box::pin(cgroups(m)) },
+        Task { name: "clock",    bound: SECOND,     failure: Degrades, run: |m| Box::pin(set_clock(m)) },
+        Task { name: "entropy",  bound: seconds(5), failure: Degrades, run: |m| Box::pin(randomness(m)) },
+        Task { name: "button",   bound: SECOND,     failure: Degrades, run: |m| Box::pin(power_button(m)) },
+        Task { name: "system",   bound: DISKS,      failure: Ends,     run: |m| Box::pin(system_disk(m)) },
+    ]},
+    Phase { name: "data", tasks: &[
+        Task { name: "data",     bound: DATA,       failure: Degrades, run: |m| Box::pin(data_disk(m)) },
+    ]},
+    Phase { name: "service", tasks: &[
+        Task { name: "hostd",    bound: seconds(5), failure: Degrades, run: |m| Box::pin(service(m)) },
+    ]},
+];
+
+/// How long the network may delay the line that says the machine is ready (never hostd).
+const READY_WITHOUT_NETWORK: Duration = Duration::from_secs(15);
+
+/// A system image that is late is mounted whenever it comes; this often the console is told.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// Boots. Returns when hostd was started and the network has settled; without a system image, never: the
+/// power button still works and the cause stays on the console.
+pub async fn run(machine: Arc<Machine>) {
+    while !crate::sequence::run(SEQUENCE, &machine).await {
+        log::line("no usable system image; looking again, the power button works");
+        tokio::time::sleep(REMIND).await;
+    }
+    let mut network = machine.network.subscribe();
+    // The time bound is the answer too.
+    let _ = tokio::time::timeout(READY_WITHOUT_NETWORK, network.wait_for(|state| state.settled)).await;
+    let address = network.borrow_and_update().address;
+    let address = address.map_or_else(|| "none".to_owned(), |address| address.to_string());
+    let after = clock::since_boot();
+    log::line(&format!("ready address={address} after={}.{:03}s", after.as_secs(), after.subsec_millis()));
+}
+
+async fn network(machine: Arc<Machine>) -> Outcome {
+    let name = machine.options.hostname.clone();
+    rustix::system::sethostname(name.as_bytes())?;
+    net::loopback().await?;
+    let wish = net::Wish { hostname: name.clone(), fixed: machine.options.fixed.clone() };
+    tokio::spawn(net::run(wish, machine.network.clone()));
+    let mut state = machine.network.subscribe();
+    tokio::spawn(async move {
+        // hostd reads the file when it wants to know; the address may come after it started.
+        while state.changed().await.is_ok() {
+            let address = state.borrow_and_update().address;
+            machine.facts(|facts| {
+                facts.address = address.map(|address| address.to_string()).unwrap_or_default();
+                facts.write();
+            });
+        }
+    });
+    Ok(format!("{name}, loopback up, others follow"))
+}
+
+async fn settings(_: Arc<Machine>) -> Outcome {
+    let complaints = blocking(sysctl::apply).await?;
+    if !complaints.is_empty() {
+        return Err(complaints.join("; ").into());
+    }
+    Ok(format!("{} settings", sysctl::TABLE.len()))
+}
+
+async fn cgroups(_: Arc<Machine>) -> Outcome {
+    let controllers = blocking(|| cgroup::make_tree(Path::new(cgroup::ROOT))).await??;
+    Ok(controllers.join(" "))
+}
+
+async fn set_clock(machine: Arc<Machine>) -> Outcome {
+    let source = clock::set()?;
+    machine.facts(|facts| facts.clock.clone_from(&source));
+    Ok(format!("from {source}"))
+}
+
+async fn randomness(_: Arc<Machine>) -> Outcome {
+    match blocking(|| entropy::prepare(4 * SECOND)).await? {
+        true => Ok("ready".to_owned()),
+        false => Err("the kernel has not enough randomness yet".into()),
+    }
+}
+
+async fn power_button(machine: Arc<Machine>) -> Outcome {
+    tokio::spawn(button::watch(machine.stops.clone()));
+    Ok("watched".to_owned())
+}
+
+async fn system_disk(machine: Arc<Machine>) -> Outcome {
+    let partition = system::mount(2 * machine.options.disk_wait).await?;
+    Ok(format!("{} on {}", partition.device.display(), system::TARGET))
+}
+
+async fn data_disk(machine: Arc<Machine>) -> Outcome {
+    // Until it is known better: also what stays if this takes longer than its bound.
+    machine.facts(|facts| {
+        facts.data.state = data::State::Failed;
+        facts.data.detail = "preparing the data disk took too long".to_owned();
+    });
+    let report = data::prepare(&machine.reaper, machine.options.disk_wait, machine.options.data_repair).await;
+    machine.facts(|facts| facts.data = report.clone());
+    let said = if report.detail.is_empty() { "clean".to_owned() } else { report.detail };
+    match report.state {
+        data::State::Ok => Ok(format!("on {}, {said}", data::TARGET)),
+        data::State::Absent => Err(said.into()),
+        data::State::ReadOnly => Err(format!("read-only: {said}").into()),
+        data::State::Failed => Err(format!("not usable: {said}").into()),
+    }
+}
+
+async fn service(machine: Arc<Machine>) -> Outcome {
+    machine.facts(|facts| facts.write());
+    let level = machine.options.service.get("log.level").cloned().unwrap_or_else(|| "info".to_owned());
+    let mut status = machine.hostd.status();
+    let supervisor = Arc::clone(&machine);
+    tokio::spawn(async move { supervisor.hostd.supervise(supervisor.reaper.clone(), level).await });
+    match *status.wait_for(|status| matches!(status, Status::Running(_))).await? {
+        Status::Running(pid) => Ok(format!("started as process {pid}")),
+        _ => Err("stopped while starting".into()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: fn() -> T) -> Result<T, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(work).await
+}

@@ -1,0 +1,75 @@
+//! What the steps of boot and shutdown share.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::cmdline::Cmdline;
+use crate::facts::Facts;
+use crate::net;
+use crate::options::Options;
+use crate::reason::Stop;
+use crate::service::hostd::Hostd;
+use crate::service::reap::Reaper;
+
+/// The machine, as PID 1 sees it.
+#[derive(Debug)]
+pub struct Machine {
+    /// The kernel command line.
+    pub cmdline: Cmdline,
+    /// Our part of it.
+    pub options: Options,
+    /// Reaps processes.
+    pub reaper: Reaper,
+    /// The one service.
+    pub hostd: Hostd,
+    /// The network's state, written by the network task.
+    pub network: watch::Sender<net::State>,
+    /// Requests to stop the machine.
+    pub stops: mpsc::Sender<Stop>,
+    facts: Mutex<Facts>,
+}
+
+impl Machine {
+    /// A machine at the beginning of its boot.
+    pub fn new(cmdline: Cmdline, stops: mpsc::Sender<Stop>) -> Self {
+        let options = Options::read(cmdline.options());
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let facts = Facts {
+            boot_id: boot_id.trim().to_owned(),
+            options: options.service.clone(),
+            problems: options.complaints.clone(),
+            ..Facts::default()
+        };
+        Self {
+            cmdline,
+            options,
+            reaper: Reaper::default(),
+            hostd: Hostd::default(),
+            network: watch::Sender::default(),
+            stops,
+            facts: Mutex::new(facts),
+        }
+    }
+
+    /// Reads or changes the facts. They are written by whoever wants them read.
+    pub fn facts<T>(&self, with: impl FnOnce(&mut Facts) -> T) -> T {
+        with(&mut self.lock())
+    }
+
+    /// Notes a problem.
+    pub fn problem(&self, text: String) {
+        self.lock().problems.push(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new(Cmdline::default(), mpsc::channel(1).0)
+    }
+}

@@ -1,0 +1,204 @@
+//! Supervises hostd: starts it in its cgroup, passes on what it says, starts it again when it ends.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use super::lines::Lines;
+use super::reap::Reaper;
+use super::tool;
+use crate::backoff::Backoff;
+use crate::log;
+use crate::sys::cgroup;
+
+/// The service.
+pub const PROGRAM: &str = "/system/bin/hostd";
+
+/// Pause before it is started again.
+const RESTART: Backoff = Backoff { first: Duration::from_millis(250), most: Duration::from_secs(30) };
+
+/// Running this long counts as healthy: earlier failures are forgotten.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// Time for the processes a dead hostd left behind to disappear.
+const CLEAN: Duration = Duration::from_secs(5);
+
+/// Open files hostd may have: several for each sandbox.
+const OPEN_FILES: u64 = 1 << 20;
+
+/// Nearly the last process the kernel kills for memory; sandboxes, which inherit it, raise their own.
+const OOM_SCORE: &str = "-900";
+
+/// What hostd is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Not started yet, or waiting to be started again.
+    Down,
+    /// Running under this process number.
+    Running(u32),
+    /// Stopped for good.
+    Stopped,
+}
+
+/// The supervisor, shared by the boot (which starts it) and the shutdown (which stops it).
+#[derive(Debug)]
+pub struct Hostd {
+    status: watch::Sender<Status>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Default for Hostd {
+    fn default() -> Self {
+        Self { status: watch::Sender::new(Status::Down), stopping: watch::Sender::new(false) }
+    }
+}
+
+impl Hostd {
+    /// Follows its status.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs it until [`Hostd::stop`]. `log_level` becomes `RUST_LOG`.
+    pub async fn supervise(&self, reaper: Reaper, log_level: String) {
+        let mut stopping = self.stopping.subscribe();
+        let mut failures = 0_u32;
+        while !*stopping.borrow_and_update() {
+            let started = Instant::now();
+            let ended = self.run_once(&reaper, &log_level).await;
+            if *stopping.borrow_and_update() {
+                break;
+            }
+            clean_up().await;
+            failures = if started.elapsed() >= HEALTHY { 0 } else { failures.saturating_add(1) };
+            let pause = RESTART.delay(failures.saturating_sub(1));
+            log::line(&format!(
+                "hostd ended after {:.1} s: {ended}; start {} in {:.2} s",
+                started.elapsed().as_secs_f32(),
+                failures.saturating_add(1),
+                pause.as_secs_f32()
+            ));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = stopping.changed() => {}
+            }
+        }
+        self.status.send_replace(Status::Stopped);
+    }
+
+    /// Asks it to end and waits; what is left of its cgroup after `bound` is killed. Says how it went.
+    pub async fn stop(&self, bound: Duration) -> String {
+        self.stopping.send_replace(true);
+        let mut status = self.status.subscribe();
+        let Status::Running(pid) = *status.borrow_and_update() else { return "was not running".to_owned() };
+        tool::send(pid, Signal::SIGTERM);
+        let ended = status.wait_for(|status| !matches!(status, Status::Running(_)));
+        match tokio::time::timeout(bound, ended).await {
+            Ok(_) => "ended".to_owned(),
+            Err(_) => format!("did not end within {} s", bound.as_secs()),
+        }
+    }
+
+    /// One life; returns how it ended.
+    async fn run_once(&self, reaper: &Reaper, log_level: &str) -> String {
+        let (mut child, exit) = match command(log_level).and_then(|mut command| reaper.spawn(&mut command)) {
+            Ok(started) => started,
+            Err(error) => return format!("Cannot start {PROGRAM}: {error}"),
+        };
+        self.status.send_replace(Status::Running(child.id()));
+        let outputs = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+        for output in outputs.into_iter().flatten() {
+            tokio::spawn(forward(output));
+        }
+        let ended = match exit.await {
+            Ok(exit) => exit.to_string(),
+            Err(_) => "lost sight of it".to_owned(),
+        };
+        self.status.send_replace(Status::Down);
+        ended
+    }
+}
+
+/// Sandboxes are worth nothing without the hostd that started them, and hold its memory.
+async fn clean_up() {
+    let killed = tokio::task::spawn_blocking(|| {
+        [cgroup::HOSTD, cgroup::SANDBOXES]
+            .map(|name| cgroup::kill(&Path::new(cgroup::ROOT).join(name), CLEAN))
+    });
+    if !matches!(killed.await, Ok([true, true])) {
+        log::line("hostd left processes behind that cannot be killed");
+    }
+}
+
+fn command(log_level: &str) -> std::io::Result<Command> {
+    let group = Path::new(cgroup::ROOT).join(cgroup::HOSTD).join("cgroup.procs");
+    // Without the group (a kernel without cgroups) it runs all the same.
+    let group = File::options().write(true).open(group).ok();
+    let mut command = Command::new(PROGRAM);
+    command
+        .env_clear()
+        .env("PATH", "/system/bin:/system/sbin")
+        .env("HOME", "/run")
+        .env("RUST_LOG", log_level)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let prepare = move || {
+        if let Some(group) = &group {
+            // "0" is whoever writes it.
+            write_raw(group.as_raw_fd(), b"0");
+        }
+        // A session of its own: no terminal, and a signal to our group does not reach it.
+        let _ = rustix::process::setsid();
+        let limit = rustix::process::Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+        if let Ok(score) = rustix::fs::open(
+            c"/proc/self/oom_score_adj",
+            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        ) {
+            let _ = rustix::io::write(&score, OOM_SCORE.as_bytes());
+        }
+        // PID 1 ignores SIGPIPE (as any Rust program would); what it starts decides for itself.
+        // SAFETY: setting a disposition to the default is async-signal-safe and touches no memory.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec in a process with threads. It only makes system
+    // calls on values made before the fork; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(prepare) };
+    Ok(command)
+}
+
+fn write_raw(fd: i32, bytes: &[u8]) {
+    // SAFETY: the buffer is valid for its length and the descriptor was opened by the parent and is
+    // owned by the closure that calls this.
+    unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+/// Passes lines on until the stream ends. Always reads, so hostd never blocks on its own log.
+async fn forward(output: OwnedFd) {
+    let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else { return };
+    let mut lines = Lines::default();
+    let mut buffer = [0_u8; 8192];
+    while let Ok(length) = pipe.read(&mut buffer).await {
+        if length == 0 {
+            break;
+        }
+        for line in lines.push(buffer.get(..length).unwrap_or_default()) {
+            log::forward("hostd", &line);
+        }
+    }
+    if let Some(line) = lines.take() {
+        log::forward("hostd", &line);
+    }
+}

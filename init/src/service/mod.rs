@@ -1,0 +1,7 @@
+//! Processes: reaping all, running tools, supervising the one service.
+
+pub mod hostd;
+pub mod lines;
+pub mod reap;
+pub mod signals;
+pub mod tool;

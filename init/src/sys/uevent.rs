@@ -1,0 +1,74 @@
+//! The kernel's device announcements: the socket, and the text they and sysfs share.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Group of the kernel's own announcements (2 would be a device manager's).
+const KERNEL_GROUP: u32 = 1;
+
+/// The value of `KEY` in a text of `KEY=value` lines (`/sys/class/block/*/uevent`).
+pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// A socket that hears the kernel. What it heard is not looked at: every announcement means "look
+/// again", so none has to be trusted or can be missed by being dropped.
+#[derive(Debug)]
+pub struct Announcements {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Announcements {
+    /// Starts listening.
+    pub fn listen() -> Result<Self, ListenError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(KOBJECT_UEVENT))
+            .map_err(|errno| ListenError(errno.into()))?;
+        bind(&socket, &SocketAddrNetlink::new(0, KERNEL_GROUP)).map_err(|errno| ListenError(errno.into()))?;
+        // SAFETY: the socket owns its descriptor, hands out that one only, and stays inside the `AsyncFd`.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+        socket.map(|socket| Self { socket }).map_err(|error| ListenError(error.into()))
+    }
+
+    /// Waits until something was announced since the last call.
+    pub async fn next(&mut self) -> Result<(), ListenError> {
+        let mut guard = self.socket.readable().await.map_err(ListenError)?;
+        let mut buffer = [0_u8; 4096];
+        loop {
+            match recv(guard.get_inner().as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
+                Ok(_) => {}
+                Err(Errno::AGAIN) => {
+                    guard.clear_ready();
+                    return Ok(());
+                }
+                // Overrun: announcements were lost, so look again all the more.
+                Err(Errno::NOBUFS | Errno::INTR) => {}
+                Err(errno) => return Err(ListenError(errno.into())),
+            }
+        }
+    }
+}
+
+/// The kernel's announcements cannot be heard.
+#[derive(Debug, thiserror::Error)]
+#[error("Cannot hear device announcements")]
+pub struct ListenError(#[source] std::io::Error);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_by_their_whole_key() {
+        let text = "MAJOR=254\nDEVNAME=vdb1\nDEVTYPE=partition\nPARTN=1\nPARTNAME=mote-data\n";
+        assert_eq!(value(text, "PARTNAME"), Some("mote-data"));
+        assert_eq!(value(text, "PART"), None);
+        assert_eq!(value(text, "DEVNAME"), Some("vdb1"));
+        assert_eq!(value("PARTNAME=\n", "PARTNAME"), Some(""));
+    }
+}
