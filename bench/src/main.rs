@@ -1,3 +1,64 @@
 //! Every performance claim as a runnable comparison.
 
-fn main() {}
+mod appliance;
+mod figures;
+mod monitor;
+mod start;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use figures::Report;
+
+/// Compares ways of doing the same thing, interleaved in one run. Prints a table, or JSON with --json.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Write one line of JSON to this file; `-` is standard output.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    /// Repetitions of every mode, after one that is not counted.
+    #[arg(long, global = true, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// CPU time of a monitor before its guest runs: ELF and bzImage kernels (native, needs /dev/kvm).
+    Monitor(monitor::Options),
+    /// One call served cold, from a snapshot and warm, in the booted appliance (needs `make image`).
+    Start(start::Options),
+}
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let measured = match &arguments.bench {
+        Bench::Monitor(options) => monitor::run(options, arguments.runs),
+        Bench::Start(options) => start::run(options, arguments.runs),
+    };
+    match measured.and_then(|report| publish(&report, arguments.json.as_deref())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", mote_monitor::error_chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn publish(report: &Report, json: Option<&std::path::Path>) -> Outcome<()> {
+    match json {
+        None => print!("{report}"),
+        Some(path) if path.as_os_str() == "-" => println!("{}", serde_json::to_string(report)?),
+        Some(path) => {
+            std::fs::write(path, serde_json::to_string(report)? + "\n")?;
+            print!("{report}");
+        }
+    }
+    Ok(())
+}

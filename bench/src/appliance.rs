@@ -1,0 +1,78 @@
+//! A booted appliance to measure: QEMU with a blank data disk, ended with its owner.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mote_image::disk;
+use mote_image::project::Project;
+use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::{Machine, Serial, ready};
+
+use crate::Outcome;
+
+/// Bound on the boot.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const DATA_BYTES: u64 = 4 << 30;
+
+/// A running appliance.
+#[derive(Debug)]
+pub struct Appliance {
+    qemu: Child,
+    /// Address of its front door.
+    pub url: String,
+    /// How QEMU runs it, for the report.
+    pub how: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Appliance {
+    /// Boots what `make image` left in dist/ and waits until it is ready.
+    pub fn boot() -> Outcome<Self> {
+        let project = Project::find(Path::new("."))?;
+        let image = project.image()?;
+        let folder = tempfile::tempdir()?;
+        let data = folder.path().join("data.img");
+        disk::blank_data(&data, DATA_BYTES, "bench")?;
+        // Bound for a moment to learn a free port.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let (accelerator, how) = Accelerator::choose();
+        let machine = Machine {
+            accelerator,
+            memory_mib: 3072,
+            cpus: 2,
+            kernel: project.kernel(),
+            initramfs: project.initramfs(),
+            cmdline: image.cmdline.clone(),
+            system: project.system_disk(),
+            data: Some(data),
+            port,
+            serial: Serial::File(folder.path().join("console.log")),
+            qmp: None,
+            no_reboot: true,
+        };
+        let command = machine.command();
+        let (program, arguments) = command.split_first().ok_or("QEMU's command is empty")?;
+        let qemu = Command::new(program).args(arguments).stdin(Stdio::null()).spawn()?;
+        let mut appliance = Self { qemu, url: machine.url(), how, _folder: folder };
+        let deadline = Instant::now() + READY_LIMIT;
+        while ready::probe(port) != Some(true) {
+            if let Some(status) = appliance.qemu.try_wait()? {
+                return Err(format!("QEMU ended while booting: {status}").into());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("The appliance was not ready within {} s", READY_LIMIT.as_secs()).into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(appliance)
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
