@@ -41,7 +41,7 @@ def box():
     with Appliance(options={"sandbox.idle_timeout_s": 900}) as machine:
         machine.ready_ms = machine.boot()
         yield machine
-        found = DISASTER.search(machine.console())
+        found = DISASTER.search(machine.consoles())
         assert not found, f"On the console: {found.group()}\n{machine.tail(120)}"
 
 
@@ -55,8 +55,12 @@ def own_box():
         return made[-1]
 
     yield make
+    consoles = [machine.consoles() for machine in made]
     for machine in made:
         machine.close()
+    for console in consoles:
+        found = DISASTER.search(console)
+        assert not found, f"On the console: {found.group()}\n{console[-8000:]}"
 
 
 @pytest.fixture(scope="session")

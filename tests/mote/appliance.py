@@ -49,7 +49,6 @@ class Appliance:
                  options: dict | None = None):
         self.folder = Path(tempfile.mkdtemp(prefix="mote-"))
         self.port = port or free_port()
-        self.serial = self.folder / "serial.log"
         self.data = self.folder / "data.img"
         self._qmp = self.folder / "qmp.sock"
         self._said = self.folder / "qemu.log"
@@ -66,8 +65,8 @@ class Appliance:
         assert self._process is None, "It runs already"
         if options is not None:
             self._options = dict(options)
-        argv = self._argv()
         self._boots += 1
+        argv = self._argv()
         self._qmp.unlink(missing_ok=True)
         with open(self._said, "ab") as said:
             # The kernel ends QEMU should this process be killed: no machine outlives its test.
@@ -120,6 +119,11 @@ class Appliance:
         return self.wait_ready()
 
     @property
+    def serial(self) -> Path:
+        """The console's log of this boot; QEMU begins a new file each time."""
+        return self.folder / f"serial-{self._boots}.log"
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -168,11 +172,16 @@ class Appliance:
     # Observation
 
     def console(self) -> str:
-        """Everything the machine has written to its serial console since its first start."""
+        """Everything the machine has written to its serial console in this boot, or its last."""
         try:
             return self.serial.read_text("utf-8", "replace")
         except FileNotFoundError:
             return ""
+
+    def consoles(self) -> str:
+        """The same of all its boots."""
+        logs = sorted(self.folder.glob("serial-*.log"), key=lambda path: int(path.stem.split("-")[1]))
+        return "\n".join(log.read_text("utf-8", "replace") for log in logs)
 
     def tail(self, lines: int = 60) -> str:
         """The end of the console."""

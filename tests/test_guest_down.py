@@ -1,0 +1,61 @@
+"""Guests that never come up: the call gets an answer in bounded time, nothing stays behind, the box goes on."""
+
+import pytest
+
+from mote import census, client, packages
+from mote.client import invoke, refused
+
+BOOT_LIMIT_S = 12
+# How a guest can fail to come up, as its kernel's command line.
+WAYS = {
+    # No agent: the guest's kernel panics, and the reboot that follows ends the microVM.
+    "stops": "init=/nonexistent",
+    # The same, but a panic hangs for ever: only the bound ends it.
+    "hangs": "init=/nonexistent panic=0",
+}
+
+
+@pytest.fixture(scope="module")
+def machine():
+    from mote.appliance import Appliance
+
+    with Appliance() as made:
+        made.boot()
+        lambdas = client.lambda_client(made.port)
+        client.create(lambdas, "fine", packages.answering("fine"))
+        client.create(lambdas, "never-called", packages.answering("later"))
+        assert invoke(lambdas, "fine", {}).json["code"] == "fine"
+        lambdas.close()
+        yield made
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_guest_that_never_comes_up(machine, way):
+    machine.cut_power()
+    machine.boot(options={
+        "sandbox.guest_cmdline": WAYS[way], "sandbox.boot_timeout_s": BOOT_LIMIT_S,
+    })
+    lambdas = client.lambda_client(machine.port)
+    before = census.take(machine)
+    for _ in range(2):
+        with refused() as refusal:
+            invoke(lambdas, "never-called", {})
+        assert refusal[0].status in (500, 502), refusal
+        assert refusal[0].type in ("ServiceException", "InvalidRuntimeException"), refusal
+        assert "did not come up" in refusal[0].message or "stopped while booting" in refusal[0].message, refusal
+        # The console of the guest says why; the caller's operator sees its end.
+        assert "/nonexistent" in refusal[0].message, refusal
+    # A function whose guest does come up... cannot be had on this boot; the API itself must not mind.
+    assert machine.get("/healthz").status == 200
+    assert lambdas.get_function(FunctionName="fine")["Configuration"]["State"] == "Active"
+    lambdas.close()
+    census.assert_unchanged(machine, before)
+
+
+def test_on_a_good_boot_they_answer_again(machine):
+    machine.cut_power()
+    machine.boot(options={})
+    lambdas = client.lambda_client(machine.port)
+    assert invoke(lambdas, "never-called", {}).json["code"] == "later"
+    assert invoke(lambdas, "fine", {}).json["code"] == "fine"
+    lambdas.close()
