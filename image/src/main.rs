@@ -56,9 +56,9 @@ struct MachineArgs {
     /// Data disk; made when it is not there. [default: dist/data.img]
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Size of a data disk that has to be made.
-    #[arg(long, default_value = "8G", value_parser = disk::parse_size)]
-    data_size: u64,
+    /// Size in MiB of a data disk that has to be made; the file is sparse.
+    #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u64).range(64..=64 << 20))]
+    data_mib: u64,
     /// Start without a data disk.
     #[arg(long, conflicts_with = "data")]
     no_data: bool,
@@ -69,7 +69,7 @@ struct MachineArgs {
     #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Memory in MiB.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(128..))]
+    #[arg(long, visible_alias = "memory-mib", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(128..))]
     mem: u32,
     /// Processors.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -110,7 +110,7 @@ struct QemuArgs {
     /// Socket for QEMU's control protocol.
     #[arg(long)]
     qmp: PathBuf,
-    /// As JSON: argv, url, accelerator, data, serial, qmp.
+    /// As a JSON list of arguments, the program first.
     #[arg(long)]
     json: bool,
 }
@@ -210,17 +210,7 @@ fn print_arguments(project: &Project, args: &QemuArgs) -> Outcome {
     prepare_data(&args.machine, machine.data.as_deref())?;
     let command = machine.command();
     if args.json {
-        let facts = json!({
-            "argv": command,
-            "url": machine.url(),
-            "accelerator": machine.accelerator.name(),
-            "data": machine.data,
-            "serial": args.serial,
-            "qmp": socket,
-            "version": image.version,
-            "build": image.build,
-        });
-        println!("{facts}");
+        println!("{}", json!(command));
     } else {
         println!("{}", qemu::quoted(&command));
     }
@@ -270,7 +260,7 @@ fn prepare_data(args: &MachineArgs, data: Option<&Path>) -> Outcome {
         if let Some(parent) = path.parent() {
             files::create_dir(parent)?;
         }
-        disk::blank_data(path, args.data_size, &seed())?;
+        disk::blank_data(path, args.data_mib << 20, &seed())?;
     }
     Ok(())
 }

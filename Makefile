@@ -1,0 +1,78 @@
+# Every target sets up what it needs: Debian packages, the Python environment, kernels, the image.
+# What is expensive is kept outside the tree, in $MOTE_CACHE or ~/.cache/mote.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup venv tool image run demo test unit end-to-end lint bench clean
+
+PORT ?= 8080
+ARGS ?=
+
+CACHE := $(or $(MOTE_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/mote),$(HOME)/.cache/mote)
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+IMAGE := $(TARGET_DIR)/x86_64-unknown-linux-gnu/debug/image
+# Debian's own Python, whatever `python3` is on this machine.
+PYTHON := /usr/bin/python3
+REQUIREMENTS := tests/requirements.txt
+VENV := $(CACHE)/venv-$(shell cat $(REQUIREMENTS) Makefile | sha256sum | cut -c1-16)
+
+# The tests start the image through the tool that was built here, and their children do not join our jobs.
+export MOTE_IMAGE_TOOL := $(IMAGE)
+export CARGO_TERM_COLOR ?= auto
+unexport MAKEFLAGS MFLAGS
+
+help:
+	@echo "make demo    boot the image, deploy two functions, call them cold, from snapshots, warm, after a power cut"
+	@echo "make run     boot the image in QEMU and stay; Ctrl-C powers it off   (PORT=$(PORT), ARGS='--mem 2048 --fresh')"
+	@echo "make image   make the bootable image in dist/"
+	@echo "make test    all tests: by crate, then end to end in QEMU   (make unit, make end-to-end: one of the two)"
+	@echo "make lint    formatting, clippy, Python syntax"
+	@echo "make bench   the performance claims"
+	@echo "make setup   install the Debian packages that are missing"
+	@echo "make clean   remove what was built here; the cache stays: $(CACHE)"
+
+setup:
+	@[ "$(MOTE_SETUP)" = no ] || sh image/setup.sh
+
+# In a folder named by the list of packages: another list is another folder. A lock, because two runs may meet.
+venv: setup
+	@[ -e "$(VENV)/complete" ] || { \
+	    echo "  making the Python environment of the tests …"; mkdir -p "$(CACHE)"; \
+	    flock "$(CACHE)/venv.lock" sh -c 'set -e; [ ! -e "$(VENV)/complete" ] || exit 0; rm -rf "$(VENV)"; \
+	    $(PYTHON) -m venv "$(VENV)"; \
+	    "$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS); \
+	    touch "$(VENV)/complete"'; }
+
+tool: setup
+	@cargo build --quiet -p image
+
+image: tool
+	@"$(IMAGE)" build
+
+run: image
+	@"$(IMAGE)" run --port $(PORT) $(ARGS)
+
+demo: image venv
+	@"$(VENV)/bin/python" tests/demo.py
+
+test: unit end-to-end
+
+unit: setup
+	cargo test --workspace
+
+end-to-end: image venv
+	"$(VENV)/bin/python" -m pytest tests/
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	PYTHONPYCACHEPREFIX=$(TARGET_DIR)/pycache $(PYTHON) -W error -m compileall -q tests examples
+	sh -n image/setup.sh
+	bash -n .ci/run
+
+bench: image venv
+	cargo run --quiet --release -p bench -- $(ARGS)
+
+clean:
+	rm -rf dist
+	cargo clean
