@@ -2,242 +2,218 @@
 //!
 //! An acknowledged change survives a power cut at any moment. The order is always: bytes durable under their
 //! final name, then the record, then the old bytes removed.
+//!
+//! ```text
+//! export.json      all records as of some change      ┐ together the truth
+//! export.journal   every change since, fsynced        ┘
+//! db/              sled: the same records, to answer reads
+//! images/          code images, named by records
+//! snapshots/       snapshot folders, named by records
+//! tmp/             staged, emptied when the store is opened
+//! lost/            files whose records a damaged journal lost
+//! ```
 
+mod database;
 mod error;
+mod export;
+mod files;
+mod functions;
+mod journal;
+mod log;
+mod memory;
 mod model;
+mod records;
+mod recovery;
+mod snapshots;
+mod space;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::to_raw_value;
 
 pub use error::{OpenError, StoreError};
+pub use files::{StagedDir, StagedFile};
 pub use model::{
     CodeRecord, FunctionConfig, FunctionRecord, NewCode, NewSnapshot, SnapshotRecord, SnapshotState,
 };
-use uuid::Uuid;
+pub use recovery::{BrokenCode, Recovery};
+pub use space::Space;
+
+use log::Log;
+use records::Change;
 
 /// Version of the records' form.
 pub const SCHEMA: u32 = 1;
 
-/// The store. Cheap to clone, to be shared between threads; every call blocks.
-#[derive(Debug, Clone)]
-pub struct Store {}
+/// Folders under the root.
+const IMAGES: &str = "images";
+const SNAPSHOTS: &str = "snapshots";
+const TMP: &str = "tmp";
+const LOST: &str = "lost";
+const LOCK: &str = "lock";
+
+/// Prefixes of the records' keys.
+const FUNCTION: &str = "function/";
+const SNAPSHOT: &str = "snapshot/";
 
 /// Knobs of [`Store::open_with`].
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of the disk kept free for records and for the file system itself.
+    /// Bytes of the disk kept free for records and for the file system itself; never more than a twentieth of
+    /// the disk.
     pub reserve_bytes: u64,
 }
 
-/// What opening the store found and mended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Files and folders without a record, removed: paths relative to the root.
-    pub removed: Vec<PathBuf>,
-    /// Functions whose snapshot was marked for rebuild: its files were missing or had the wrong size.
-    pub rebuild: Vec<String>,
-    /// Functions whose code image is missing or has the wrong size: they cannot be called until deployed again.
-    pub broken_code: Vec<BrokenCode>,
-    /// Bytes of an unfinished change cut off the end of the journal.
-    pub torn_bytes: u64,
-    /// The database was set aside and built again; why.
-    pub database_rebuilt: Option<String>,
-    /// Records of the database that differed from the journal and were put right.
-    pub records_mended: u64,
-    /// The disk is read-only: everything can be read, nothing changed.
-    pub read_only: bool,
-}
-
-/// A function whose code image is not sound.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BrokenCode {
-    /// Its name.
-    pub function: String,
-    /// The image's file name.
-    pub image: String,
-    /// What is wrong.
-    pub problem: String,
-}
-
-/// Room on the data disk, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Size of the file system.
-    pub total: u64,
-    /// Free for new files: the reserve and what is promised to staged files already taken off.
-    pub free: u64,
-}
-
-/// A new file under `tmp/`, gone when dropped unless the store took it.
-#[derive(Debug)]
-pub struct StagedFile {
-    path: PathBuf,
-}
-
-impl StagedFile {
-    /// Where to write it. It does not exist yet.
-    pub fn path(&self) -> &Path {
-        &self.path
+impl Default for Options {
+    fn default() -> Self {
+        Self { reserve_bytes: 64 << 20 }
     }
 }
 
-/// A new folder under `tmp/`, gone with its files when dropped unless the store took it.
-#[derive(Debug)]
-pub struct StagedDir {
-    path: PathBuf,
-}
+/// The store. Cheap to clone, to be shared between threads; every call blocks.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
 
-impl StagedDir {
-    /// The folder, existing and empty.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    reserve: u64,
+    log: Log,
+    /// Bytes promised to what is staged.
+    promised: Arc<AtomicU64>,
+    /// Folders of snapshots whose checksums were verified since opening.
+    verified: Mutex<BTreeSet<String>>,
+    /// When snapshots were last used: folder to milliseconds since 1970.
+    used: Mutex<BTreeMap<String, u64>>,
+    /// Holds the lock; `None` on a read-only disk.
+    _lock: Option<File>,
 }
 
 impl Store {
     /// Opens or creates the store in the folder `root`, mends what a power cut left, and says what it did.
     pub fn open(root: &Path) -> Result<(Self, Recovery), OpenError> {
-        Err(OpenError::Locked { path: root.to_owned() })
+        Self::open_with(root, &Options::default())
     }
 
     /// As [`Store::open`], with options.
     pub fn open_with(root: &Path, options: &Options) -> Result<(Self, Recovery), OpenError> {
-        let _ = options;
-        Self::open(root)
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        let disk = statvfs(root).map_err(|e| io(root)(e.into()))?;
+        let read_only = disk.f_flag.contains(StatVfsMountFlags::RDONLY);
+        let mut lock = None;
+        if !read_only {
+            lock = Some(lock_root(root)?);
+            for name in [IMAGES, SNAPSHOTS, TMP] {
+                let path = root.join(name);
+                fs::create_dir_all(&path).map_err(io(&path))?;
+            }
+            files::sync(root).map_err(io(root))?;
+        }
+        let has_files = [IMAGES, SNAPSHOTS]
+            .iter()
+            .any(|name| fs::read_dir(root.join(name)).is_ok_and(|mut items| items.next().is_some()));
+        let (log, found) = Log::open(root, read_only, has_files)?;
+        let total = disk.f_frsize.saturating_mul(disk.f_blocks);
+        let store = Self(Arc::new(Inner {
+            root: root.to_owned(),
+            reserve: options.reserve_bytes.min(total / 20),
+            log,
+            promised: Arc::default(),
+            verified: Mutex::default(),
+            used: Mutex::default(),
+            _lock: lock,
+        }));
+        let recovery = recovery::recover(&store, found, read_only)?;
+        Ok((store, recovery))
     }
 
-    /// Reads a function.
-    pub fn function(&self, name: &str) -> Result<Option<FunctionRecord>, StoreError> {
-        Err(StoreError::NotFound { what: "Function", name: name.into() })
-    }
-
-    /// All functions, by name.
-    pub fn functions(&self) -> Result<Vec<FunctionRecord>, StoreError> {
-        Err(StoreError::Unsure)
-    }
-
-    /// Path of a function's code image.
-    pub fn image_path(&self, code: &CodeRecord) -> PathBuf {
-        PathBuf::from(&code.image)
+    /// Writes the export; also done when the last clone is dropped. Nothing is lost without it.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.0.log.export()
     }
 
     /// A place for a new file of about `bytes` bytes; [`StoreError::NoSpace`] if there is no room.
     pub fn stage_file(&self, bytes: u64) -> Result<StagedFile, StoreError> {
-        let _ = bytes;
-        Err(StoreError::Unsure)
+        self.require(bytes)?;
+        Ok(StagedFile::new(self.temporary(), bytes, &self.0.promised))
     }
 
-    /// A new folder for files of about `bytes` bytes together.
+    /// A new folder for files of about `bytes` bytes together; [`StoreError::NoSpace`] if there is no room.
     pub fn stage_dir(&self, bytes: u64) -> Result<StagedDir, StoreError> {
-        let _ = bytes;
-        Err(StoreError::Unsure)
+        self.require(bytes)?;
+        StagedDir::new(self.temporary(), bytes, &self.0.promised)
     }
 
-    /// Creates a function. On return it is on disk.
-    pub fn create_function(
-        &self,
-        name: &str,
-        config: FunctionConfig,
-        code: NewCode,
-    ) -> Result<FunctionRecord, StoreError> {
-        let _ = (config, code);
-        Err(StoreError::Exists { name: name.into() })
+    fn temporary(&self) -> PathBuf {
+        self.path(TMP, &uuid::Uuid::new_v4().to_string())
     }
 
-    /// Gives a function new code and forgets its snapshot. `expected`: fail with [`StoreError::Conflict`] if the
-    /// function's revision is another.
-    pub fn update_code(
-        &self,
-        name: &str,
-        expected: Option<Uuid>,
-        code: NewCode,
-    ) -> Result<FunctionRecord, StoreError> {
-        let _ = (expected, code);
-        Err(StoreError::Exists { name: name.into() })
+    fn path(&self, folder: &str, name: &str) -> PathBuf {
+        self.0.root.join(folder).join(name)
     }
 
-    /// Changes a function's configuration. Its snapshot stays: whether it still fits is for the caller to see
-    /// from the fingerprint. `change` runs under the store's lock: it must be quick and not call the store.
-    pub fn update_config(
-        &self,
-        name: &str,
-        expected: Option<Uuid>,
-        change: impl FnOnce(&mut FunctionConfig),
-    ) -> Result<FunctionRecord, StoreError> {
-        let _ = (expected, change);
-        Err(StoreError::Exists { name: name.into() })
+    fn read<T: DeserializeOwned>(&self, table: &str, name: &str) -> Result<Option<T>, StoreError> {
+        let key = format!("{table}{name}");
+        self.0.log.get(&key)?.map(|text| decode(&key, &text)).transpose()
     }
 
-    /// Deletes a function, its code and its snapshot. Returns what it was.
-    pub fn delete_function(&self, name: &str) -> Result<FunctionRecord, StoreError> {
-        Err(StoreError::Exists { name: name.into() })
+    fn list<T: DeserializeOwned>(&self, table: &str) -> Result<Vec<T>, StoreError> {
+        self.0.log.scan(table)?.iter().map(|(key, text)| decode(key, text)).collect()
     }
+}
 
-    /// Reads the snapshot of a function, in whatever state it is.
-    pub fn snapshot(&self, function: &str) -> Result<Option<SnapshotRecord>, StoreError> {
-        Err(StoreError::Exists { name: function.into() })
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.log.export() {
+            tracing::warn!(%error, "Export not written at the end; the journal has everything");
+        }
     }
+}
 
-    /// All snapshots, by function.
-    pub fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
-        Err(StoreError::Unsure)
-    }
+fn decode<T: DeserializeOwned>(key: &str, text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|source| StoreError::Record { key: key.into(), source })
+}
 
-    /// Path of a snapshot's folder.
-    pub fn snapshot_path(&self, snapshot: &SnapshotRecord) -> PathBuf {
-        PathBuf::from(&snapshot.dir)
+fn put(table: &str, name: &str, record: &impl Serialize) -> Result<Change, StoreError> {
+    let key = format!("{table}{name}");
+    match to_raw_value(record) {
+        Ok(value) => Ok(Change { key, value: Some(value) }),
+        Err(source) => Err(StoreError::Record { key, source }),
     }
+}
 
-    /// Takes over a snapshot in place of the function's previous one. [`StoreError::Stale`] if the function has
-    /// other code by now, [`StoreError::NotFound`] if it is gone.
-    pub fn put_snapshot(&self, new: NewSnapshot, files: StagedDir) -> Result<SnapshotRecord, StoreError> {
-        let _ = files;
-        Err(StoreError::Exists { name: new.function })
-    }
+fn delete(table: &str, name: &str) -> Change {
+    Change { key: format!("{table}{name}"), value: None }
+}
 
-    /// Removes a function's snapshot; `false` if there was none.
-    pub fn remove_snapshot(&self, function: &str) -> Result<bool, StoreError> {
-        let _ = function;
-        Err(StoreError::Unsure)
-    }
+/// A lock whose holder panicked: the data under these are plain sets, sound at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// Marks the snapshot in folder `dir` of a function as bad and removes its files; nothing happens if the
-    /// function has another snapshot by now.
-    pub fn mark_rebuild(&self, function: &str, dir: &str) -> Result<(), StoreError> {
-        let _ = (function, dir);
-        Err(StoreError::Unsure)
-    }
+fn now_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
-    /// Whether the checksums of this snapshot have been verified (or it was made) since the store was opened.
-    pub fn is_verified(&self, snapshot: &SnapshotRecord) -> bool {
-        let _ = snapshot;
-        false
-    }
-
-    /// Notes that the checksums of this snapshot are right.
-    pub fn mark_verified(&self, snapshot: &SnapshotRecord) {
-        let _ = snapshot;
-    }
-
-    /// Notes that this snapshot is used now, for [`Store::evict`]. Cheap, not durable at once.
-    pub fn touch_snapshot(&self, snapshot: &SnapshotRecord) {
-        let _ = snapshot;
-    }
-
-    /// Room on the disk.
-    pub fn space(&self) -> Result<Space, StoreError> {
-        Err(StoreError::Unsure)
-    }
-
-    /// Removes snapshots, least recently used first, never one of a function in `keep`, until `bytes` bytes are
-    /// free; returns the functions whose snapshot went. Fewer bytes may be free afterwards: staging tells.
-    pub fn evict(&self, bytes: u64, keep: &BTreeSet<String>) -> Result<Vec<String>, StoreError> {
-        let _ = (bytes, keep);
-        Err(StoreError::Unsure)
-    }
-
-    /// Writes the export and flushes everything; also done when the last clone is dropped.
-    pub fn close(&self) -> Result<(), StoreError> {
-        Err(StoreError::Unsure)
-    }
+fn lock_root(root: &Path) -> Result<File, OpenError> {
+    let path = root.join(LOCK);
+    let open = File::options().write(true).create(true).truncate(false).open(&path);
+    let file = open.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match io::Error::from(error) {
+        e if e.kind() == io::ErrorKind::WouldBlock => OpenError::Locked { path: root.to_owned() },
+        source => OpenError::Io { path, source },
+    })?;
+    Ok(file)
 }
