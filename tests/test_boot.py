@@ -34,8 +34,10 @@ def test_status_counts_what_is_there(box):
 
 
 def test_the_data_disk_was_formatted_and_found(box):
-    data = box.status()["data"]
-    assert data["state"] == "ok" and data["formatted"] is True, data
+    data = box.data_disk()
+    assert data["ok"] and "formatted" in data["reason"].lower(), data
+    disk = box.status()["data_disk"]
+    assert 0 < disk["free_bytes"] < disk["total_bytes"], disk
 
 
 def test_unknown_paths_and_methods_are_named(box):

@@ -8,6 +8,7 @@ from mote import client, packages
 from mote.client import invoke
 
 LIMIT_S = 30
+CHECKED = re.compile("checked|formatted", re.IGNORECASE)
 
 
 def prepared(own_box):
@@ -50,8 +51,8 @@ def test_power_button_then_everything_is_still_there(own_box):
     assert seconds < LIMIT_S
     assert_orderly(box)
     box.boot()
-    data = box.status()["data"]
-    assert (data["state"], data["formatted"], data["checked"]) == ("ok", False, False), data
+    data = box.data_disk()
+    assert data["ok"] and not CHECKED.search(data["reason"]), data
     answer = invoke(lambdas, "stays", {"op": "echo"})
     assert (answer.error, answer.served_by) == (None, "restore")
 
@@ -70,7 +71,7 @@ def test_api_switches_off_and_restarts(own_box):
             pass
         time.sleep(0.5)
     assert box.status()["boot_id"] != boot_id, "It did not restart"
-    assert box.status()["data"]["checked"] is False
+    assert not CHECKED.search(box.data_disk()["reason"])
     assert invoke(lambdas, "stays", {"op": "echo"}).served_by == "restore"
 
     reply = box.post("/system/shutdown")
@@ -85,8 +86,8 @@ def test_after_a_power_cut_the_disk_is_checked_and_snapshots_serve(own_box):
     assert invoke(lambdas, "stays", {"op": "echo"}).served_by == "restore"
     box.cut_power()
     box.boot()
-    data = box.status()["data"]
-    assert (data["state"], data["formatted"], data["checked"]) == ("ok", False, True), data
+    data = box.data_disk()
+    assert data["ok"] and CHECKED.search(data["reason"]), data
     answer = invoke(lambdas, "stays", {"op": "echo"})
     assert (answer.error, answer.served_by, answer.json["calls"]) == (None, "restore", 1)
 

@@ -29,7 +29,7 @@ def image_tool() -> list:
     given = os.environ.get("MOTE_IMAGE_TOOL")
     if given:
         return [given]
-    return ["cargo", "run", "--quiet", "--release", "--package", "image", "--"]
+    return ["cargo", "run", "--quiet", "--package", "image", "--"]
 
 
 def free_port() -> int:
@@ -202,6 +202,12 @@ class Appliance:
         reply = self.get("/system/status", timeout=30)
         assert reply.status == 200, str(reply)
         return reply.json
+
+    def data_disk(self) -> dict:
+        """What `GET /healthz` says of the data disk."""
+        parts = [part for part in self.get("/healthz").json["components"] if part["name"] == "data-disk"]
+        assert len(parts) == 1, parts
+        return parts[0]
 
     def put_away(self) -> None:
         """Puts all idle sandboxes away: the next call of any function comes from its snapshot."""

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 ROLE = "arn:aws:iam::000000000000:role/any"
 RUNTIME = "python3.11"
-PHASE = re.compile(r"([A-Za-z_]+)=([0-9.]+) *ms")
+PHASE = re.compile(r"([A-Za-z_-]+);dur=([0-9.]+)")
 
 
 def lambda_client(port: int, read_timeout: float = 180, parameter_validation: bool = True):
@@ -78,7 +78,7 @@ class Answer:
 
 
 def phases(header: str) -> dict:
-    """Reads an X-Mote-Phases header."""
+    """Reads an X-Mote-Phases header: `restore;dur=12.3, invoke;dur=4.5`."""
     return {name: float(ms) for name, ms in PHASE.findall(header)}
 
 
