@@ -50,6 +50,9 @@ pub enum ApiError {
     /// 502 `InvalidRuntimeException`: the function's runtime cannot be used.
     #[error("{0}")]
     InvalidRuntime(String),
+    /// 502 `BadGatewayException`: a function's answer to a plain HTTP call is no HTTP answer.
+    #[error("{0}")]
+    BadGateway(String),
     /// 507 `CodeStorageExceededException`: no room on the data disk.
     #[error("{0}")]
     CodeStorageExceeded(String),
@@ -150,6 +153,7 @@ impl ApiError {
                 (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException", Lower)
             }
             Self::InvalidRuntime(_) => (StatusCode::BAD_GATEWAY, "InvalidRuntimeException", Upper),
+            Self::BadGateway(_) => (StatusCode::BAD_GATEWAY, "BadGatewayException", Upper),
             Self::CodeStorageExceeded(_) => {
                 (StatusCode::INSUFFICIENT_STORAGE, "CodeStorageExceededException", Lower)
             }

@@ -1,20 +1,91 @@
 //! HTTP front door: the Lambda REST API, plain HTTP invocation and health.
 //!
-//! [`Platform`] is what a machine must offer; [`router`] puts the API in front of it.
+//! [`Platform`] is what a machine must offer; [`router`] puts the API in front of it, [`serve`] puts a listener in
+//! front of that. Whatever comes in is bounded and checked here, and every error is JSON with `x-amzn-errortype`.
+//!
+//! | what | where |
+//! |---|---|
+//! | Lambda REST API | `/2015-03-31/functions…` |
+//! | plain HTTP | `/function/{name}`, any method, any sub-path: [`web`] |
+//! | health | `/healthz`, `/readyz` |
+//! | the machine | `/system/status`, `/system/sandboxes`, `/system/logs`, `/system/shutdown`, `/system/reboot` |
 
+mod app;
+mod body;
+mod caller;
 mod error;
+mod invoke;
+mod lambda;
+mod name;
 mod platform;
+mod reply;
+mod serve;
+mod system;
+mod time;
 mod types;
+pub mod web;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 
+pub use app::ApiLimits;
+pub use body::BodyLimits;
 pub use error::{ApiError, ThrottleReason};
 pub use platform::Platform;
+pub use serve::{ServeError, ServeLimits, serve};
 pub use types::*;
 
-/// The whole API over `platform`.
+use app::App;
+
+/// Everything there is, for those who ask for something else.
+const ENDPOINTS: &[(&str, &str)] = &[
+    ("GET, POST", "/2015-03-31/functions"),
+    ("GET, DELETE", "/2015-03-31/functions/{name}"),
+    ("PUT", "/2015-03-31/functions/{name}/code"),
+    ("GET, PUT", "/2015-03-31/functions/{name}/configuration"),
+    ("POST", "/2015-03-31/functions/{name}/invocations"),
+    ("ANY", "/function/{name}/{path}"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/system/status"),
+    ("GET, DELETE", "/system/sandboxes"),
+    ("GET", "/system/logs?function={name}&limit={lines}"),
+    ("POST", "/system/shutdown"),
+    ("POST", "/system/reboot"),
+];
+
+/// The whole API over `platform`, with the default [`ApiLimits`].
 pub fn router<P: Platform>(platform: Arc<P>) -> Router {
-    Router::new().with_state(platform)
+    router_with(platform, ApiLimits::default())
+}
+
+/// The whole API over `platform`.
+pub fn router_with<P: Platform>(platform: Arc<P>, limits: ApiLimits) -> Router {
+    Router::new()
+        .merge(lambda::routes::<P>())
+        .merge(web::routes::<P>())
+        .merge(system::routes::<P>())
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .layer(axum::middleware::from_fn(app::with_request_id))
+        .with_state(App::new(platform, limits))
+}
+
+async fn unknown_path(request: Request) -> ApiError {
+    let known: Vec<String> = ENDPOINTS.iter().map(|(methods, path)| format!("{methods} {path}")).collect();
+    ApiError::UnknownPath(format!(
+        "There is no {}: there are {}",
+        request.uri().path().escape_debug(),
+        known.join("; ")
+    ))
+}
+
+async fn unknown_method(request: Request) -> ApiError {
+    ApiError::MethodNotAllowed(format!(
+        "{} {} is not possible: see the header Allow",
+        request.method(),
+        request.uri().path().escape_debug()
+    ))
 }
