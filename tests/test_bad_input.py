@@ -256,7 +256,7 @@ BAD_SETTINGS = {
     "much environment": ({"Environment": {"Variables": {"A": "x" * 5000}}}, ["environment", "4"]),
     "architecture": ({"Architectures": ["arm64"]}, ["arm64", "x86_64"]),
     "package type": ({"PackageType": "Image"}, ["Image", "Zip"]),
-    "image instead of zip": ({"Code": {"ImageUri": "x"}}, ["ZipFile"]),
+    "image instead of zip": ({"Code": {"ImageUri": "x"}}, ["ImageUri", "zip"]),
     "bucket instead of zip": ({"Code": {"S3Bucket": "b", "S3Key": "k"}}, ["ZipFile"]),
 }
 
