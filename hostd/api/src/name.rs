@@ -32,8 +32,12 @@ impl Reference {
             ))
         };
         let mut parts: Vec<&str> = text.split(':').collect();
-        if let ["arn", partition, "lambda", ..] = parts.as_slice() {
-            if !is_partition(partition) {
+        if parts.first() == Some(&"arn") {
+            // A whole ARN leaves nothing out; it might be of something that is no function.
+            let ["arn", partition, "lambda", region, account, "function", ..] = parts.as_slice() else {
+                return Err(invalid());
+            };
+            if !(is_partition(partition) && is_region(region) && is_account(account)) {
                 return Err(invalid());
             }
             parts.drain(..3);
