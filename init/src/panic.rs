@@ -16,7 +16,7 @@ static UNDER_WAY: AtomicBool = AtomicBool::new(false);
 
 /// Installs the hook. From here on a panic on any thread restarts the machine.
 pub fn install() {
-    std::panic::set_hook(Box::new(|info| die(info)));
+    std::panic::set_hook(Box::new(die));
 }
 
 fn die(info: &PanicHookInfo<'_>) {

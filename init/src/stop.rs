@@ -86,7 +86,7 @@ fn deadline(action: Action) {
 }
 
 async fn stop_service(machine: Arc<Machine>) -> Outcome {
-    Ok(machine.hostd.stop(DRAIN).await)
+    Ok(machine.hostd.stop(DRAIN).await?.to_owned())
 }
 
 async fn kill_groups(_: Arc<Machine>) -> Outcome {

@@ -57,14 +57,18 @@ pub async fn raise(handle: &Handle, index: u32, mtu: Option<u16>) -> Result<(), 
 }
 
 /// Brings the interface from `old` (what we set before, if anything) to `new`. Everything is set by
-/// "replace", so a half-done earlier attempt does no harm, and the new address is there before the old
-/// one goes.
+/// "replace", so a half-done earlier attempt does no harm.
 pub async fn apply(handle: &Handle, index: u32, new: &Plan, old: Option<&Plan>) -> Result<(), ApplyError> {
     if let Some(mtu) = new.mtu {
         // A link that refuses the MTU still works with its own.
         if let Err(error) = raise(handle, index, Some(mtu)).await {
             crate::log::line(&format!("network: {}", crate::text::chain(&error)));
         }
+    }
+    if let Some(old) = old.filter(|old| (old.address, old.prefix) != (new.address, new.prefix)) {
+        // First out, then in: a second address of the same network is a secondary one to the kernel, and
+        // would vanish together with the first.
+        remove_address(handle, index, old).await?;
     }
     add_address(handle, index, new).await?;
     for route in &new.routes {
@@ -81,9 +85,6 @@ pub async fn apply(handle: &Handle, index: u32, new: &Plan, old: Option<&Plan>) 
     for route in old.routes.iter().filter(|route| !new.routes.iter().any(|kept| same_key(kept, route))) {
         // Already gone is as good as removed.
         let _ = handle.route().del(route_message(index, old, route)).execute().await;
-    }
-    if (old.address, old.prefix) != (new.address, new.prefix) {
-        remove_address(handle, index, old).await?;
     }
     Ok(())
 }
@@ -150,7 +151,7 @@ fn metric(index: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtnetlink::LinkDummy;
+    use rtnetlink::LinkVeth;
     use std::process::Command;
 
     fn ip(arguments: &[&str]) -> String {
@@ -186,9 +187,9 @@ mod tests {
             runtime.block_on(async {
                 let (connection, handle, _) = rtnetlink::new_connection().unwrap();
                 tokio::spawn(connection);
-                handle.link().add(LinkDummy::new("d0").build()).execute().await.unwrap();
+                handle.link().add(LinkVeth::new("d0", "d1").build()).execute().await.unwrap();
                 let text = ip(&["-o", "link", "show", "d0"]);
-                let index: u32 = text.split(':').next().unwrap().trim().parse().unwrap();
+                let index: u32 = text.split([':', '@']).next().unwrap().trim().parse().unwrap();
                 raise(&handle, index, None).await.unwrap();
 
                 let first = plan(7, 1);

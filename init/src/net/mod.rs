@@ -16,10 +16,11 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt};
-use rtnetlink::packet_core::NetlinkPayload;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -137,20 +138,12 @@ impl Network {
         ended
     }
 
-    async fn follow<S: Unpin>(
+    async fn follow(
         &mut self,
         handle: &Handle,
-        messages: &mut S,
+        messages: &mut (impl Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Unpin),
         book: &mut Book,
-    ) -> Result<(), SessionError>
-    where
-        S: futures_util::Stream<
-                Item = (
-                    rtnetlink::packet_core::NetlinkMessage<RouteNetlinkMessage>,
-                    rtnetlink::sys::SocketAddr,
-                ),
-            >,
-    {
+    ) -> Result<(), SessionError> {
         let listed: Vec<LinkMessage> =
             handle.link().get().execute().try_collect().await.map_err(SessionError::List)?;
         for message in &listed {

@@ -124,7 +124,7 @@ fn classless(&(destination, prefix, router): &(Ipv4Addr, u8, Ipv4Addr)) -> Optio
         return None;
     }
     let destination = Ipv4Addr::from(u32::from(destination) & mask_of(prefix));
-    let gateway = if router.is_unspecified() { None } else { Some(router).filter(|router| is_host(router)) };
+    let gateway = if router.is_unspecified() { None } else { Some(router).filter(is_host) };
     if gateway.is_none() && !router.is_unspecified() {
         return None;
     }

@@ -48,6 +48,13 @@ pub enum Status {
     Stopped,
 }
 
+/// It did not end when asked.
+#[derive(Debug, thiserror::Error)]
+#[error("Did not end within {} s of being asked", bound.as_secs())]
+pub struct LateError {
+    bound: Duration,
+}
+
 /// The supervisor, shared by the boot (which starts it) and the shutdown (which stops it).
 #[derive(Debug)]
 pub struct Hostd {
@@ -94,16 +101,16 @@ impl Hostd {
         self.status.send_replace(Status::Stopped);
     }
 
-    /// Asks it to end and waits; what is left of its cgroup after `bound` is killed. Says how it went.
-    pub async fn stop(&self, bound: Duration) -> String {
+    /// Asks it to end and waits, at most `bound`. Says how it went; late is an error.
+    pub async fn stop(&self, bound: Duration) -> Result<&'static str, LateError> {
         self.stopping.send_replace(true);
         let mut status = self.status.subscribe();
-        let Status::Running(pid) = *status.borrow_and_update() else { return "was not running".to_owned() };
+        let Status::Running(pid) = *status.borrow_and_update() else { return Ok("was not running") };
         tool::send(pid, Signal::SIGTERM);
         let ended = status.wait_for(|status| !matches!(status, Status::Running(_)));
         match tokio::time::timeout(bound, ended).await {
-            Ok(_) => "ended".to_owned(),
-            Err(_) => format!("did not end within {} s", bound.as_secs()),
+            Ok(_) => Ok("ended"),
+            Err(_) => Err(LateError { bound }),
         }
     }
 
