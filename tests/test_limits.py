@@ -50,7 +50,7 @@ def test_idle_sandboxes_make_room_for_others(box, lambdas, deploy):
     """More functions than fit in memory at once: each is answered, the idle ones go."""
     status = box.status()
     memory_mb = status["census"]["memory_total_kb"] // 1024
-    size = 512
+    size = 1024
     count = memory_mb // size + 1
     names = [deploy(packages.answering(f"big {n}"), MemorySize=size, Timeout=60) for n in range(count)]
     for number, name in enumerate(names):

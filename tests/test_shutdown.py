@@ -12,7 +12,7 @@ CHECKED = re.compile("checked|formatted", re.IGNORECASE)
 
 
 def prepared(own_box):
-    box = own_box()
+    box = own_box(verbose=True)
     box.boot()
     lambdas = client.lambda_client(box.port)
     client.create(lambdas, "stays", packages.function("probe"))
@@ -23,10 +23,10 @@ def prepared(own_box):
 def assert_orderly(box):
     """The console shows the steps in their order, and no data was left to chance."""
     console = box.console()
-    steps = ["Shutdown", "hostd", "unmount", "Power"]
+    steps = ["stopping: ", "hostd: ", "sandboxes: ", "processes: ", "flush: all written", "unmount: .*/data", "mote: .*(power off|restart|reboot)"]
     at = 0
     for step in steps:
-        found = re.compile(step, re.IGNORECASE).search(console, at)
+        found = re.compile(step).search(console, at)
         assert found, f"'{step}' is missing or out of order\n{box.tail()}"
         at = found.start()
 

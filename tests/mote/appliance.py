@@ -43,10 +43,11 @@ class Appliance:
     """Starts, observes and ends one machine. Its disks outlive power cuts; `close` removes everything.
 
     options: settings for the kernel command line, `{"sandbox.idle_timeout_s": 5}`.
+    verbose: everything init notes stands on the console, not only what a person should see.
     """
 
     def __init__(self, *, port: int | None = None, memory_mb: int | None = None, data_mb: int | None = None,
-                 options: dict | None = None):
+                 options: dict | None = None, verbose: bool = False, no_data: bool = False):
         self.folder = Path(tempfile.mkdtemp(prefix="mote-"))
         self.port = port or free_port()
         self.data = self.folder / "data.img"
@@ -55,6 +56,8 @@ class Appliance:
         self._memory_mb = memory_mb
         self._data_mb = data_mb
         self._options = dict(options or {})
+        self._verbose = verbose
+        self._no_data = no_data
         self._process: subprocess.Popen | None = None
         self._boots = 0
 
@@ -78,21 +81,25 @@ class Appliance:
 
     def _argv(self) -> list:
         wishes = [
-            "qemu-args", "--json", "--port", str(self.port), "--data", str(self.data),
-            "--serial", str(self.serial), "--qmp", str(self._qmp),
+            "qemu-args", "--json", "--port", str(self.port), "--serial", str(self.serial), "--qmp", str(self._qmp),
         ]
+        wishes += ["--no-data"] if self._no_data else ["--data", str(self.data)]
         if self._memory_mb:
             wishes += ["--memory-mib", str(self._memory_mb)]
         if self._data_mb:
             wishes += ["--data-mib", str(self._data_mb)]
         for key, value in self._options.items():
-            wishes += ["--append", f"mote.{key}={value}"]
+            wishes += ["--append", f'mote.{key}="{value}"']
         done = subprocess.run(
             [*image_tool(), *wishes], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
         )
         if done.returncode != 0:
             raise BootError(f"No command line for QEMU: {done.stderr.strip()}")
-        return json.loads(done.stdout)
+        argv = json.loads(done.stdout)
+        if self._verbose:
+            at = argv.index("-append") + 1
+            argv[at] = " ".join([word for word in argv[at].split() if word != "quiet"] + ["loglevel=4"])
+        return argv
 
     def wait_ready(self, limit_s: float = READY_LIMIT_S, path: str = "/readyz") -> float:
         """Waits until `path` answers 200; milliseconds since the start."""
