@@ -1,3 +1,192 @@
-//! The one service of the appliance.
+//! The one service of the appliance: takes functions over HTTP and serves their calls from microVMs.
+//!
+//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`.
 
-fn main() {}
+mod boot;
+mod census;
+mod config;
+mod deploy;
+mod function;
+mod logs;
+mod phases;
+mod platform;
+mod pool;
+mod sandbox;
+mod serve;
+mod service;
+mod snapshots;
+mod text;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use mote_store::{Options, Store};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::boot::BootFacts;
+use crate::config::Config;
+use crate::platform::Appliance;
+use crate::service::Service;
+use crate::text::chain;
+
+/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Built-in configuration.
+    #[arg(long, default_value = "/system/config/mote.toml")]
+    config: PathBuf,
+    /// What init found at this boot; mote.* kernel options in it override the configuration.
+    #[arg(long, default_value = "/run/mote/boot.toml")]
+    boot: PathBuf,
+    /// Version of the system image.
+    #[arg(long, default_value = "/system/version")]
+    version_file: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_else(|| OsString::from("hostd"));
+    let rest: Vec<OsString> = arguments.collect();
+    if rest.first().is_some_and(|first| first == "monitor") {
+        return mote_monitor::cli::main(rest);
+    }
+    let arguments = Arguments::parse_from(std::iter::once(program).chain(rest));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("Cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(&arguments));
+    // What still blocks in a worker thread after the drain is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(arguments: &Arguments) -> ExitCode {
+    let (facts, boot_problem) = BootFacts::read(&arguments.boot);
+    let (config, config_problem) = match configuration(&arguments.config, &facts) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    start_log(&config.log.level);
+    for problem in boot_problem.iter().chain(&config_problem) {
+        tracing::warn!("{problem}");
+    }
+    let version = Version::read(&arguments.version_file);
+    let mut problems: Vec<String> = config_problem.into_iter().collect();
+    let service = match open_store(&config, &facts).await {
+        Ok(store) => Some(Service::new(config.clone(), facts.clone(), store, version.build_id.clone())),
+        Err(problem) => {
+            tracing::error!("{problem}");
+            problems.push(problem);
+            None
+        }
+    };
+    if !Path::new("/dev/kvm").exists() {
+        problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
+    }
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version.version));
+
+    let listener = match TcpListener::bind(config.api.listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(address = %config.api.listen, %error, "Cannot listen");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!(address = %config.api.listen, "Serving");
+    serve_until_told(listener, &appliance, &config).await;
+    if let Some(service) = service {
+        let evicted = service.pool.evict_all().await;
+        let store = service.store.clone();
+        if let Err(error) = service::blocking(move || store.close()).await {
+            tracing::error!(error = %chain(&error), "The store did not close cleanly");
+        }
+        tracing::info!(evicted, "Stopped");
+    }
+    ExitCode::SUCCESS
+}
+
+async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, config: &Config) {
+    let told = Arc::clone(appliance);
+    let shutdown = async move {
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(mut term), Ok(mut int)) => {
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            }
+            // Without handlers the signals end the process by themselves.
+            _ => std::future::pending().await,
+        }
+        tracing::info!("Draining");
+        told.drain();
+    };
+    let limits = mote_api::ServeLimits {
+        max_connections: config.api.max_connections,
+        drain: config.api.drain(),
+        ..mote_api::ServeLimits::default()
+    };
+    let router = mote_api::router(Arc::clone(appliance));
+    if let Err(error) = mote_api::serve(listener, router, shutdown, limits).await {
+        tracing::error!(error = %chain(&error), "The front door failed");
+    }
+}
+
+/// The configuration with the kernel command line's options, or without them and the reason why.
+fn configuration(path: &Path, facts: &BootFacts) -> Result<(Config, Option<String>), config::ConfigError> {
+    match Config::load(path, facts.options()) {
+        Ok(config) => Ok((config, None)),
+        // A box with a mistyped option stays reachable and says so.
+        Err(error) => {
+            Ok((Config::load(path, [])?, Some(format!("Kernel options ignored: {}", chain(&error)))))
+        }
+    }
+}
+
+fn start_log(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
+}
+
+async fn open_store(config: &Config, facts: &BootFacts) -> Result<Store, String> {
+    if !matches!(facts.data.state.as_str(), "ok" | "readonly") {
+        return Err(format!("Data disk {}: {}", facts.data.state, facts.data.detail));
+    }
+    let root = config.paths.data.clone();
+    let options = Options { reserve_bytes: config.store.reserve_mb << 20 };
+    let opened = service::blocking(move || Store::open_with(&root, &options)).await;
+    let (store, recovery) = opened.map_err(|error| chain(&error))?;
+    if recovery != mote_store::Recovery::default() {
+        tracing::warn!(?recovery, "The store was mended");
+    }
+    Ok(store)
+}
+
+/// `/system/version`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Version {
+    version: String,
+    build_id: String,
+}
+
+impl Version {
+    fn read(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut version: Self = toml::from_str(&text).unwrap_or_default();
+        if version.version.is_empty() {
+            env!("CARGO_PKG_VERSION").clone_into(&mut version.version);
+        }
+        version
+    }
+}

@@ -1,0 +1,60 @@
+//! What init found out before it started this service: `/run/mote/boot.toml`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// Facts of this boot. Everything has a default: hostd also runs without init, for debugging.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct BootFacts {
+    /// A UUID of this boot.
+    pub boot_id: String,
+    /// The appliance's address, empty while there is none.
+    pub address: String,
+    /// The data disk.
+    pub data: DataDisk,
+    /// How the clock was set.
+    pub clock: String,
+    /// `mote.*` options of the kernel command line, without the prefix.
+    pub options: BTreeMap<String, String>,
+}
+
+/// The data disk as init left it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct DataDisk {
+    /// `ok`, `absent`, `readonly` or `failed`.
+    pub state: String,
+    /// Formatted in this boot.
+    pub formatted: bool,
+    /// Checked in this boot, after an unclean stop.
+    pub checked: bool,
+    /// What to tell the operator.
+    pub detail: String,
+}
+
+impl Default for DataDisk {
+    fn default() -> Self {
+        Self { state: "ok".to_owned(), formatted: false, checked: false, detail: String::new() }
+    }
+}
+
+impl BootFacts {
+    /// Reads the file; an absent or odd file gives the defaults and the reason.
+    pub fn read(path: &Path) -> (Self, Option<String>) {
+        match std::fs::read_to_string(path) {
+            Err(error) => (Self::default(), Some(format!("Cannot read {}: {error}", path.display()))),
+            Ok(text) => match toml::from_str(&text) {
+                Ok(facts) => (facts, None),
+                Err(error) => (Self::default(), Some(format!("{}: {error}", path.display()))),
+            },
+        }
+    }
+
+    /// The options as pairs.
+    pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}

@@ -1,0 +1,83 @@
+//! From a function's record to what starts its sandboxes.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mote_protocol::FunctionSpec;
+use mote_store::{FunctionRecord, Store};
+use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+use crate::pool::Key;
+use crate::sandbox::StartSpec;
+
+/// Digest of everything a snapshot of this function depends on: another value, another snapshot. The time limit
+/// and the description are not part of it.
+pub fn fingerprint(record: &FunctionRecord, config: &Config, build_id: &str) -> String {
+    let of = serde_json::json!({
+        "system": build_id,
+        "code": record.code.image,
+        "runtime": record.config.runtime,
+        "handler": record.config.handler,
+        "memory_mb": record.config.memory_mb,
+        "storage_mb": record.config.storage_mb,
+        "environment": record.config.environment,
+        "vcpus": config.sandbox.vcpus,
+        "cmdline": config.sandbox.guest_cmdline,
+    });
+    Sha256::digest(of.to_string()).iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Name under which the pool knows this function as it is now.
+pub fn key(record: &FunctionRecord, fingerprint: &str) -> Key {
+    Arc::from(format!("{}@{}", record.name, fingerprint.get(..16).unwrap_or(fingerprint)))
+}
+
+/// Image of a runtime, if this system has it. The name comes from outside: it may hold no path.
+pub fn runtime_image(config: &Config, runtime: &str) -> Option<PathBuf> {
+    let plain = !runtime.is_empty()
+        && !runtime.starts_with('.')
+        && runtime.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+    let path = config.paths.runtimes.join(format!("{runtime}.erofs"));
+    (plain && path.is_file()).then_some(path)
+}
+
+/// Names of the runtimes this system has.
+pub fn runtimes(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(&config.paths.runtimes)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".erofs")?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Everything a start needs. The runtime's image is only looked for by the monitor.
+pub fn start_spec(record: &FunctionRecord, config: &Config, store: &Store) -> StartSpec {
+    StartSpec {
+        function: FunctionSpec {
+            name: record.name.clone(),
+            version: "$LATEST".to_owned(),
+            handler: record.config.handler.clone(),
+            runtime: record.config.runtime.clone(),
+            memory_mb: record.config.memory_mb,
+            storage_mb: record.config.storage_mb,
+            environment: record.config.environment.clone(),
+        },
+        kernel: config.paths.guest_kernel.clone(),
+        rootfs: config.paths.runtimes.join(format!("{}.erofs", record.config.runtime)),
+        code: store.image_path(&record.code),
+        vcpus: config.sandbox.vcpus,
+        cmdline: config.sandbox.guest_cmdline.clone(),
+        run: config.paths.run.join("sandboxes"),
+        boot_timeout: config.sandbox.boot_timeout(),
+        init_timeout: config.sandbox.init_timeout(),
+        restore_timeout: config.sandbox.restore_timeout(),
+    }
+}

@@ -1,0 +1,374 @@
+//! The appliance behind the front door: translates between the API's words and the service's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mote_api::{
+    ApiError, Caller, Component, CreateFunction, Function, FunctionError, FunctionPage, FunctionState,
+    Health, InvokeReply, InvokeRequest, LATEST, Limits, Platform, StartPreference, UpdateCode,
+    UpdateConfiguration, UpdateState,
+};
+use mote_store::{FunctionConfig, FunctionRecord, StoreError};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::census::Census;
+use crate::deploy::{self, DeployError};
+use crate::pool::{Refusal, Want};
+use crate::sandbox::StartError;
+use crate::serve::{self, Call, Failure, ServeError, Served, ServedBy};
+use crate::service::{Service, blocking};
+use crate::text::chain;
+use crate::{function, service};
+
+/// When a caller who found no room should try again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// The machine as the front door sees it. Without a data disk there is no service, but it still answers.
+#[derive(Debug)]
+pub struct Appliance {
+    service: Option<Arc<Service>>,
+    problems: Vec<String>,
+    version: String,
+    started: Instant,
+    draining: AtomicBool,
+}
+
+impl Appliance {
+    /// An appliance over `service`; `problems` are told at `/healthz`.
+    pub fn new(service: Option<Arc<Service>>, problems: Vec<String>, version: String) -> Self {
+        Self { service, problems, version, started: Instant::now(), draining: AtomicBool::new(false) }
+    }
+
+    /// New calls are refused from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    fn service(&self) -> Result<&Arc<Service>, ApiError> {
+        if self.draining.load(Ordering::Acquire) {
+            let message = "The machine is shutting down".to_owned();
+            return Err(ApiError::Unavailable { message, retry_after: RETRY_AFTER });
+        }
+        self.service.as_ref().ok_or_else(|| ApiError::Unavailable {
+            message: format!("Functions are unavailable: {}", self.problems.join("; ")),
+            retry_after: Duration::from_secs(60),
+        })
+    }
+
+    fn writable(&self) -> Result<&Arc<Service>, ApiError> {
+        match self.service() {
+            Err(ApiError::Unavailable { message, .. }) if self.service.is_none() => {
+                Err(ApiError::CodeStorageExceeded(message))
+            }
+            other => other,
+        }
+    }
+
+    fn deploy_error(&self, error: &DeployError) -> ApiError {
+        let message = chain(error);
+        match error {
+            DeployError::Package(error) if error.is_host_fault() => ApiError::Service(message),
+            DeployError::Handler(mote_package::HandlerError::Image { .. }) => ApiError::Service(message),
+            DeployError::Package(_) | DeployError::Handler(_) | DeployError::Runtime { .. } => {
+                ApiError::InvalidParameterValue(message)
+            }
+            DeployError::Store(error) => match error {
+                StoreError::NoSpace { .. } | StoreError::ReadOnly => ApiError::CodeStorageExceeded(message),
+                StoreError::Exists { name } => ApiError::function_exists(name),
+                StoreError::NotFound { name, .. } => self.not_found(name),
+                StoreError::Conflict { .. } | StoreError::Stale { .. } => {
+                    ApiError::PreconditionFailed(message)
+                }
+                _ => {
+                    tracing::error!(error = %message, "The store failed");
+                    ApiError::Service(message)
+                }
+            },
+        }
+    }
+
+    fn not_found(&self, name: &str) -> ApiError {
+        ApiError::function_not_found(&self.identity().function_arn(name))
+    }
+
+    async fn find(&self, name: &str) -> Result<FunctionRecord, ApiError> {
+        self.service()?.look_up(name).await.ok_or_else(|| self.not_found(name))
+    }
+
+    fn signal_init(signal: Signal) -> Result<(), ApiError> {
+        // Outside of the appliance, process 1 is somebody else's.
+        let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+        if !matches!(init.trim(), "init" | "mote-init") {
+            return Err(ApiError::Service("Process 1 is not mote-init: this is no appliance".to_owned()));
+        }
+        kill_process(Pid::INIT, signal)
+            .map_err(|error| ApiError::Service(format!("Cannot signal init: {error}")))
+    }
+}
+
+fn revision(text: Option<&str>) -> Result<Option<Uuid>, ApiError> {
+    text.map(|text| {
+        text.parse().map_err(|_| {
+            ApiError::PreconditionFailed(format!("RevisionId '{text}' is not the function's; read it again"))
+        })
+    })
+    .transpose()
+}
+
+fn describe(record: FunctionRecord) -> Function {
+    Function {
+        name: record.name,
+        runtime: record.config.runtime,
+        handler: record.config.handler,
+        role: record.config.role,
+        description: record.config.description,
+        timeout_s: record.config.timeout_s,
+        memory_mb: record.config.memory_mb,
+        storage_mb: record.config.storage_mb,
+        environment: record.config.environment,
+        architectures: record.config.architectures,
+        code_size: record.code.zip_size,
+        code_sha256: record.code.sha256_base64,
+        last_modified_unix_ms: record.last_modified_unix_ms,
+        revision_id: record.revision_id.to_string(),
+        state: FunctionState::Active,
+        last_update: UpdateState::Successful,
+    }
+}
+
+fn reply(served: Served) -> InvokeReply {
+    InvokeReply {
+        payload: served.payload.into(),
+        content_type: served.content_type,
+        function_error: served.failure.map(|failure| match failure {
+            Failure::Unhandled => FunctionError::Unhandled,
+            Failure::TimedOut => FunctionError::TimedOut,
+        }),
+        executed_version: LATEST.to_owned(),
+        log_tail: Some(served.tail.into()),
+        served_by: match served.by {
+            ServedBy::Cold => mote_api::ServedBy::Cold,
+            ServedBy::Restore => mote_api::ServedBy::Restore,
+            ServedBy::Warm => mote_api::ServedBy::Warm,
+        },
+        phases: served.phases.into_laps(),
+        billed: served.billed,
+    }
+}
+
+fn serve_error(error: &ServeError) -> ApiError {
+    let message = chain(error);
+    match error {
+        ServeError::Refused(Refusal::Busy(_)) => ApiError::no_capacity(message, RETRY_AFTER),
+        ServeError::Refused(Refusal::TooBig { .. }) => ApiError::InvalidParameterValue(message),
+        ServeError::Deleted => ApiError::ResourceNotFound(message),
+        ServeError::Start(StartError::BootFailed { .. } | StartError::BootTimeout { .. }) => {
+            ApiError::InvalidRuntime(message)
+        }
+        ServeError::Refused(_) | ServeError::Start(_) | ServeError::Broken(_) | ServeError::Unsettled => {
+            ApiError::Service(message)
+        }
+    }
+}
+
+impl Platform for Appliance {
+    fn limits(&self) -> Limits {
+        let Some(service) = &self.service else { return Limits::default() };
+        let (_, _, _, capacity_mb) = service.pool.usage();
+        Limits {
+            max_memory_mb: u32::try_from(capacity_mb).unwrap_or(u32::MAX).clamp(128, 10_240),
+            runtimes: function::runtimes(&service.config),
+            ..Limits::default()
+        }
+    }
+
+    async fn create_function(&self, _: &Caller, request: CreateFunction) -> Result<Function, ApiError> {
+        let service = self.writable()?;
+        let config = FunctionConfig {
+            runtime: request.runtime,
+            handler: request.handler,
+            role: request.role,
+            description: request.description,
+            memory_mb: request.memory_mb,
+            timeout_s: request.timeout_s,
+            storage_mb: request.storage_mb,
+            environment: request.environment,
+            architectures: request.architectures,
+            package_type: "Zip".to_owned(),
+        };
+        let created = deploy::create(service, request.name, config, request.zip).await;
+        created.map(describe).map_err(|error| self.deploy_error(&error))
+    }
+
+    async fn get_function(&self, _: &Caller, name: &str) -> Result<Function, ApiError> {
+        self.find(name).await.map(describe)
+    }
+
+    async fn list_functions(
+        &self,
+        _: &Caller,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<FunctionPage, ApiError> {
+        let store = self.service()?.store.clone();
+        let mut all = blocking(move || store.functions())
+            .await
+            .map_err(|error| self.deploy_error(&DeployError::Store(error)))?;
+        all.retain(|record| after.is_none_or(|after| record.name.as_str() > after));
+        let more = all.len() > limit;
+        all.truncate(limit);
+        Ok(FunctionPage { functions: all.into_iter().map(describe).collect(), more })
+    }
+
+    async fn update_code(&self, _: &Caller, request: UpdateCode) -> Result<Function, ApiError> {
+        let service = self.writable()?;
+        let expected = revision(request.revision_id.as_deref())?;
+        let updated = if request.dry_run {
+            deploy::check_code(service, request.name, expected, request.zip).await
+        } else {
+            deploy::update_code(service, request.name, expected, request.zip).await
+        };
+        updated.map(describe).map_err(|error| self.deploy_error(&error))
+    }
+
+    async fn update_configuration(
+        &self,
+        _: &Caller,
+        request: UpdateConfiguration,
+    ) -> Result<Function, ApiError> {
+        let service = self.writable()?;
+        let expected = revision(request.revision_id.as_deref())?;
+        let name = request.name.clone();
+        let change = move |config: &mut FunctionConfig| {
+            replace(&mut config.runtime, request.runtime);
+            replace(&mut config.handler, request.handler);
+            replace(&mut config.role, request.role);
+            replace(&mut config.description, request.description);
+            replace(&mut config.timeout_s, request.timeout_s);
+            replace(&mut config.memory_mb, request.memory_mb);
+            replace(&mut config.storage_mb, request.storage_mb);
+            replace(&mut config.environment, request.environment);
+        };
+        let updated = deploy::update_config(service, name, expected, change).await;
+        updated.map(describe).map_err(|error| self.deploy_error(&error))
+    }
+
+    async fn delete_function(&self, _: &Caller, name: &str) -> Result<(), ApiError> {
+        let service = self.writable()?;
+        deploy::delete(service, name.to_owned()).await.map_err(|error| self.deploy_error(&error))
+    }
+
+    async fn invoke(&self, _: &Caller, request: InvokeRequest) -> Result<InvokeReply, ApiError> {
+        let function = self.find(&request.function).await?;
+        let service = Arc::clone(self.service()?);
+        let call = Call {
+            function,
+            event: request.payload,
+            content_type: request.content_type,
+            client_context: request.client_context,
+            arn: request.arn,
+            request_id: request.request_id,
+            want: match request.start {
+                StartPreference::Auto | StartPreference::Warm => Want::Auto,
+                StartPreference::Restore => Want::Restore,
+                StartPreference::Cold => Want::Cold,
+            },
+        };
+        // In a task: the call ends in order even if its caller hangs up.
+        let served = tokio::spawn(serve::serve(service, call)).await;
+        match served {
+            Ok(Ok(served)) => Ok(reply(served)),
+            Ok(Err(error)) => {
+                tracing::warn!(function = %request.function, error = %chain(&error), "Call failed");
+                Err(serve_error(&error))
+            }
+            Err(error) => Err(ApiError::Service(format!("The call ended abnormally: {error}"))),
+        }
+    }
+
+    async fn health(&self) -> Health {
+        let mut components: Vec<Component> = self
+            .problems
+            .iter()
+            .map(|problem| Component { name: "appliance".to_owned(), ok: false, reason: problem.clone() })
+            .collect();
+        if let Some(service) = &self.service {
+            let facts = &service.facts.data;
+            let reason = match (facts.detail.as_str(), facts.formatted, facts.checked) {
+                ("", true, _) => "Formatted in this boot".to_owned(),
+                ("", _, true) => "Checked in this boot, after an unclean stop".to_owned(),
+                (detail, _, _) => detail.to_owned(),
+            };
+            components.push(Component { name: "data-disk".to_owned(), ok: facts.state == "ok", reason });
+        }
+        let draining = self.draining.load(Ordering::Acquire);
+        if draining {
+            let reason = "The machine is shutting down".to_owned();
+            components.push(Component { name: "hostd".to_owned(), ok: false, reason });
+        }
+        Health { serving: true, ready: !draining && self.service.is_some(), components }
+    }
+
+    async fn status(&self) -> Value {
+        let mut status = json!({
+            "version": self.version,
+            "uptime_s": self.started.elapsed().as_secs(),
+            "problems": self.problems,
+        });
+        let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };
+        let (run, staged) = (service.config.paths.run.clone(), service.config.paths.data.join("tmp"));
+        let census = service::blocking(move || Census::take(&run, &staged)).await;
+        let (alive, idle, used_mb, capacity_mb) = service.pool.usage();
+        let store = service.store.clone();
+        let space = service::blocking(move || store.space()).await.ok();
+        fields.insert("build".to_owned(), json!(service.build_id));
+        fields.insert("boot_id".to_owned(), json!(service.facts.boot_id));
+        fields.insert("address".to_owned(), json!(service.facts.address));
+        fields.insert("clock".to_owned(), json!(service.facts.clock));
+        fields.insert("census".to_owned(), json!(census));
+        fields.insert(
+            "sandboxes".to_owned(),
+            json!({"alive": alive, "idle": idle, "memory_mb": used_mb, "capacity_mb": capacity_mb}),
+        );
+        fields.insert(
+            "data_disk".to_owned(),
+            json!(space.map(|space| json!({"total_bytes": space.total, "free_bytes": space.free}))),
+        );
+        status
+    }
+
+    async fn sandboxes(&self) -> Value {
+        self.service.as_ref().map_or_else(|| json!([]), |service| json!(service.pool.sandboxes()))
+    }
+
+    async fn evict_idle(&self) -> Result<u64, ApiError> {
+        let service = Arc::clone(self.service()?);
+        // In a task: a caller who hangs up does not leave sandboxes half put away.
+        let evicted = tokio::spawn(async move { service.pool.evict_all().await }).await;
+        evicted
+            .map(|count| u64::try_from(count).unwrap_or(u64::MAX))
+            .map_err(|error| ApiError::Service(format!("Eviction ended abnormally: {error}")))
+    }
+
+    async fn logs(&self, _: &Caller, function: &str, limit: usize) -> Result<Vec<String>, ApiError> {
+        self.find(function).await?;
+        Ok(self.service()?.logs.get(function).map(|log| log.last(limit)).unwrap_or_default())
+    }
+
+    async fn shutdown(&self) -> Result<(), ApiError> {
+        Self::signal_init(Signal::TERM)
+    }
+
+    async fn reboot(&self) -> Result<(), ApiError> {
+        Self::signal_init(Signal::INT)
+    }
+}
+
+fn replace<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}

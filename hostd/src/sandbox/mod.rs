@@ -1,0 +1,154 @@
+//! One sandbox: a microVM in its own monitor process, the session with its agent, and everything they own.
+
+mod monitor;
+mod run_dir;
+mod session;
+mod start;
+
+pub use session::SessionError;
+pub use start::{Snapshotting, StartError, StartSpec, cold, restore, resume};
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mote_protocol::{AgentMessage, FailureKind, HostMessage, InvokeSpec, ResultKind};
+
+use crate::logs::{FunctionLog, Tail};
+use crate::pool::Lease;
+use monitor::Monitor;
+use run_dir::RunDir;
+use session::Session;
+
+/// A live microVM whose runtime waits for an event. Dropping it kills the monitor and removes its files; the
+/// memory lease goes last.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Name of this sandbox: its folder, its log stream, the prefix of its host name.
+    pub id: Arc<str>,
+    monitor: Monitor,
+    session: Session,
+    log: Arc<FunctionLog>,
+    /// The runtime has not yet said that it took its new identity.
+    resuming: bool,
+    _dir: RunDir,
+    lease: Lease,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The function answered; the sandbox can take the next call.
+    Answered {
+        /// Response or error.
+        kind: ResultKind,
+        /// `Content-Type` given by the runtime.
+        content_type: Option<String>,
+        /// The result, or the error object.
+        payload: Vec<u8>,
+    },
+    /// The runtime died; the body is an error object. The sandbox is of no further use.
+    Failed(Vec<u8>),
+    /// No answer within the function's time. The sandbox is of no further use.
+    TimedOut,
+    /// The sandbox itself broke.
+    Broken(SessionError),
+}
+
+/// A finished call with its figures.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub ended: Ended,
+    /// From `Resume` to the runtime asking for its event, when this call was the first after one.
+    pub resume: Option<Duration>,
+    /// Time in the function, as the agent measured it, else as seen from here.
+    pub duration: Duration,
+    /// Most memory the microVM used, MiB.
+    pub peak_memory_mb: u64,
+}
+
+impl Sandbox {
+    /// Hands over one event and waits for the answer, at most `timeout` from when the runtime can take it.
+    /// Output goes to the function's log and to `tail`.
+    pub async fn invoke(
+        &mut self,
+        invoke: InvokeSpec,
+        event: &[u8],
+        timeout: Duration,
+        resume_bound: Duration,
+        tail: &mut Tail,
+    ) -> Outcome {
+        self.lease.busy(self.monitor.pid());
+        let begun = Instant::now();
+        let mut outcome =
+            Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
+        let request_id = invoke.request_id.clone();
+        if let Err(error) = self.session.send(&HostMessage::Invoke { invoke }, event).await {
+            outcome.ended = Ended::Broken(error);
+            return outcome;
+        }
+        // Resuming is the platform's time, not the function's.
+        let mut deadline = begun + if self.resuming { resume_bound + timeout } else { timeout };
+        let mut started = begun;
+        outcome.ended = loop {
+            let frame = match tokio::time::timeout_at(deadline.into(), self.session.receive()).await {
+                Err(_) => break Ended::TimedOut,
+                Ok(Err(error)) => break Ended::Broken(error),
+                Ok(Ok(None)) => break Ended::Broken(SessionError::Closed),
+                Ok(Ok(Some(frame))) => frame,
+            };
+            match frame.message {
+                AgentMessage::Log { .. } => {
+                    self.log.append(&self.id, &frame.body);
+                    tail.append(&frame.body);
+                }
+                AgentMessage::Resumed { .. } => {
+                    self.resuming = false;
+                    started = Instant::now();
+                    outcome.resume = Some(started - begun);
+                    deadline = started + timeout;
+                }
+                AgentMessage::Result { request_id: id, kind, content_type, duration_us, peak_memory_kb }
+                    if id == request_id =>
+                {
+                    outcome.duration = Duration::from_micros(duration_us);
+                    outcome.peak_memory_mb = peak_memory_kb.div_ceil(1024);
+                    break Ended::Answered { kind, content_type, payload: frame.body };
+                }
+                AgentMessage::Failed { kind: FailureKind::Init | FailureKind::Exit | FailureKind::Agent } => {
+                    break Ended::Failed(frame.body);
+                }
+                // An answer to another call, or a second `Ready`: the guest is confused or hostile.
+                AgentMessage::Result { .. } | AgentMessage::Ready { .. } => {
+                    break Ended::Broken(SessionError::Closed);
+                }
+            }
+        };
+        if outcome.duration.is_zero() {
+            outcome.duration = started.elapsed();
+        }
+        outcome
+    }
+
+    /// Waits while idle, keeping the log; returns when the sandbox is of no further use. Safe to cancel.
+    pub async fn idle(&mut self) {
+        while let Ok(Some(frame)) = self.session.receive().await {
+            match frame.message {
+                AgentMessage::Log { .. } => self.log.append(&self.id, &frame.body),
+                AgentMessage::Resumed { .. } => self.resuming = false,
+                _ => return,
+            }
+        }
+    }
+
+    /// What this sandbox has booked.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Ends the microVM and waits until nothing is left of it.
+    pub async fn destroy(mut self) {
+        self.monitor.kill().await;
+        self.log.finish(&self.id);
+    }
+}

@@ -1,0 +1,367 @@
+//! Serving one call: find a sandbox, hand over the event, account for every phase.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mote_protocol::{InvokeSpec, ResultKind};
+use mote_store::FunctionRecord;
+
+use crate::function;
+use crate::logs::{FunctionLog, Tail};
+use crate::phases::Phases;
+use crate::pool::{Build, Grant, Key, Lease, Refusal, Snapshot, Want};
+use crate::sandbox::{self, Ended, Sandbox, Snapshotting, StartError, StartSpec};
+use crate::service::Service;
+use crate::snapshots;
+use crate::text::{chain, unix_ms};
+
+/// How often a call starts over because its function was changed or its snapshot turned out to be of no use.
+const ATTEMPTS: usize = 4;
+
+/// A call that was admitted by the front door.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The function as looked up.
+    pub function: FunctionRecord,
+    /// The event.
+    pub event: Bytes,
+    /// Its `Content-Type`.
+    pub content_type: String,
+    /// Decoded client context.
+    pub client_context: Option<String>,
+    /// ARN it was called under.
+    pub arn: String,
+    /// Request id, a UUID.
+    pub request_id: String,
+    /// How to serve it.
+    pub want: Want,
+}
+
+/// Which way a call was served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServedBy {
+    /// Booted for it.
+    Cold,
+    /// Restored for it.
+    Restore,
+    /// An idle sandbox.
+    Warm,
+}
+
+impl ServedBy {
+    /// As in headers and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Restore => "restore",
+            Self::Warm => "warm",
+        }
+    }
+}
+
+/// A call's answer. A function that failed is an answer too.
+#[derive(Debug)]
+pub struct Served {
+    /// Which way.
+    pub by: ServedBy,
+    /// Result or error object.
+    pub payload: Vec<u8>,
+    /// `Content-Type` of the result, if the runtime gave one.
+    pub content_type: Option<String>,
+    /// The payload is an error: `Handled` or `Unhandled`.
+    pub failure: Option<Failure>,
+    /// End of the log.
+    pub tail: Vec<u8>,
+    /// Where the time went.
+    pub phases: Phases,
+    /// Time the function is billed, if it ran.
+    pub billed: Option<Duration>,
+}
+
+/// Whether the function reported its error itself. `TimedOut` is an unhandled one the front door tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The handler raised, or initialisation did: the runtime said so.
+    Unhandled,
+    /// No answer within the function's time.
+    TimedOut,
+}
+
+/// Why a call got no answer from its function.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// No sandbox to be had.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The sandbox did not come up, and not by the function's fault.
+    #[error("The function's sandbox did not start")]
+    Start(#[source] StartError),
+    /// The sandbox broke during the call.
+    #[error("The function's sandbox broke during the call")]
+    Broken(#[source] sandbox::SessionError),
+    /// Deleted between look-up and start.
+    #[error("The function was deleted meanwhile")]
+    Deleted,
+    /// Changed again and again, or no snapshot of it could be restored.
+    #[error("The function could not be started in {ATTEMPTS} attempts; call again")]
+    Unsettled,
+}
+
+/// A sandbox ready for the event, or the function's own failure to initialise.
+enum Ready {
+    Sandbox(Box<Sandbox>, ServedBy),
+    InitFailed(Vec<u8>, ServedBy),
+}
+
+/// Serves one call to its end. Runs in a task of its own: a caller who hangs up does not end it.
+pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, ServeError> {
+    let mut phases = Phases::start();
+    let mut tail = Tail::default();
+    let log = service.logs.of(&call.function.name);
+    let request_id = call.request_id.clone();
+    let start_line = format!("START RequestId: {request_id} Version: $LATEST\n");
+    write(&log, &mut tail, &request_id, &start_line);
+
+    let begun = Instant::now();
+    let (ready, key) = obtain(&service, &mut call, &log, &mut phases, &mut tail).await?;
+    let init = begun.elapsed();
+    let memory_mb = call.function.config.memory_mb;
+    let timeout = Duration::from_secs(u64::from(call.function.config.timeout_s));
+
+    let (by, outcome) = match ready {
+        Ready::InitFailed(body, by) => {
+            let line = format!("END RequestId: {request_id}\n");
+            write(&log, &mut tail, &request_id, &line);
+            let failure = Some(Failure::Unhandled);
+            let served = Served {
+                by,
+                payload: body,
+                content_type: None,
+                failure,
+                tail: tail.into_bytes(),
+                phases,
+                billed: None,
+            };
+            return Ok(account(&call, served));
+        }
+        Ready::Sandbox(mut sandbox, by) => {
+            let invoke = invoke_spec(&call, timeout);
+            let bound = service.config.sandbox.restore_timeout();
+            let outcome = sandbox.invoke(invoke, &call.event, timeout, bound, &mut tail).await;
+            match outcome.resume {
+                Some(resume) => phases.lap_two(("resume", resume), "invoke"),
+                None => phases.lap("invoke"),
+            }
+            if matches!(outcome.ended, Ended::Answered { .. }) {
+                service.pool.park(&key, *sandbox);
+            } else {
+                sandbox.destroy().await;
+            }
+            (by, outcome)
+        }
+    };
+
+    let duration_ms = outcome.duration.as_secs_f64() * 1000.0;
+    let (payload, content_type, failure) = match outcome.ended {
+        Ended::Answered { kind: ResultKind::Response, content_type, payload } => {
+            (payload, content_type, None)
+        }
+        Ended::Answered { kind: ResultKind::Error, content_type, payload } => {
+            (payload, content_type, Some(Failure::Unhandled))
+        }
+        Ended::Failed(body) => (body, None, Some(Failure::Unhandled)),
+        Ended::TimedOut => {
+            let text = format!("Task timed out after {:.2} seconds", timeout.as_secs_f64());
+            write(&log, &mut tail, &request_id, &format!("RequestId: {request_id} Error: {text}\n"));
+            let body = error_object("Sandbox.Timedout", &format!("RequestId: {request_id} Error: {text}"));
+            (body, None, Some(Failure::TimedOut))
+        }
+        Ended::Broken(error) => return Err(ServeError::Broken(error)),
+    };
+    let init_text = if by == ServedBy::Warm {
+        String::new()
+    } else {
+        format!("\t{} Duration: {:.2} ms", label(by), ms(init))
+    };
+    let report = format!(
+        "END RequestId: {request_id}\nREPORT RequestId: {request_id}\tDuration: {duration_ms:.2} ms\tBilled Duration: \
+         {} ms\tMemory Size: {memory_mb} MB\tMax Memory Used: {} MB{init_text}\n",
+        duration_ms.ceil(),
+        outcome.peak_memory_mb,
+    );
+    write(&log, &mut tail, &request_id, &report);
+    let billed = Some(outcome.duration);
+    let served = Served { by, payload, content_type, failure, tail: tail.into_bytes(), phases, billed };
+    Ok(account(&call, served))
+}
+
+fn account(call: &Call, served: Served) -> Served {
+    tracing::info!(
+        function = %call.function.name,
+        request = %call.request_id,
+        served_by = served.by.name(),
+        failure = ?served.failure,
+        phases = %served.phases,
+        "Call"
+    );
+    served
+}
+
+fn label(by: ServedBy) -> &'static str {
+    if by == ServedBy::Restore { "Restore" } else { "Init" }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn write(log: &FunctionLog, tail: &mut Tail, request_id: &str, line: &str) {
+    log.append(request_id, line.as_bytes());
+    tail.append(line.as_bytes());
+}
+
+/// An error as the Lambda runtimes report theirs.
+pub fn error_object(kind: &str, message: &str) -> Vec<u8> {
+    serde_json::json!({ "errorType": kind, "errorMessage": message }).to_string().into_bytes()
+}
+
+fn invoke_spec(call: &Call, timeout: Duration) -> InvokeSpec {
+    let root = uuid::Uuid::new_v4().simple().to_string();
+    let (time, rest) = root.split_at(8);
+    let parent = uuid::Uuid::new_v4().simple().to_string();
+    InvokeSpec {
+        request_id: call.request_id.clone(),
+        deadline_unix_ms: unix_ms() + u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX / 2),
+        function_arn: call.arn.clone(),
+        trace_id: format!("Root=1-{time}-{rest};Parent={};Sampled=0", parent.get(..16).unwrap_or_default()),
+        content_type: call.content_type.clone(),
+        client_context: call.client_context.clone(),
+    }
+}
+
+async fn obtain(
+    service: &Arc<Service>,
+    call: &mut Call,
+    log: &Arc<FunctionLog>,
+    phases: &mut Phases,
+    tail: &mut Tail,
+) -> Result<(Ready, Key), ServeError> {
+    let patience = service.config.sandbox.queue_timeout();
+    for _ in 0..ATTEMPTS {
+        let fingerprint = service.fingerprint(&call.function);
+        let key = function::key(&call.function, &fingerprint);
+        let guest_mb = call.function.config.memory_mb;
+        let grant = match service.pool.acquire(&key, guest_mb, call.want, patience).await {
+            Ok(grant) => grant,
+            Err(Refusal::Gone) => {
+                let name = call.function.name.clone();
+                call.function = service.look_up(&name).await.ok_or(ServeError::Deleted)?;
+                continue;
+            }
+            Err(Refusal::Failed(body)) => {
+                return Ok((Ready::InitFailed(body.as_bytes().to_vec(), ServedBy::Cold), key));
+            }
+            Err(refusal) => return Err(ServeError::Refused(refusal)),
+        };
+        phases.lap("wait");
+        let spec = function::start_spec(&call.function, &service.config, &service.store);
+        match grant {
+            Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, ServedBy::Warm), key)),
+            Grant::Restore(lease, snapshot) => {
+                match restore(service, &spec, &key, &snapshot, log, lease, phases).await? {
+                    Some(sandbox) => return Ok((Ready::Sandbox(Box::new(sandbox), ServedBy::Restore), key)),
+                    None => continue,
+                }
+            }
+            Grant::Cold(lease, build) => {
+                let ready = boot(service, call, &spec, &fingerprint, log, lease, build, phases, tail).await?;
+                return Ok((ready, key));
+            }
+        }
+    }
+    Err(ServeError::Unsettled)
+}
+
+/// `None` when the snapshot is of no use and was given up: the caller starts over.
+async fn restore(
+    service: &Arc<Service>,
+    spec: &StartSpec,
+    key: &Key,
+    snapshot: &Arc<Snapshot>,
+    log: &Arc<FunctionLog>,
+    lease: Lease,
+    phases: &mut Phases,
+) -> Result<Option<Sandbox>, ServeError> {
+    if let Err(problem) = snapshots::verify_once(service, snapshot, phases).await {
+        tracing::warn!(function = %spec.function.name, problem, "Snapshot is damaged: rebuilding it");
+        snapshots::give_up(service, key, snapshot).await;
+        return Ok(None);
+    }
+    match sandbox::restore(spec, &snapshot.dir, "lazy", Arc::clone(log), lease, phases).await {
+        Ok(sandbox) => {
+            service.store.touch_snapshot(&snapshot.record);
+            Ok(Some(sandbox))
+        }
+        Err(error @ StartError::Incompatible(_)) => {
+            tracing::warn!(function = %spec.function.name, error = %chain(&error), "Snapshot does not fit: rebuilding it");
+            snapshots::give_up(service, key, snapshot).await;
+            Ok(None)
+        }
+        Err(error) => Err(ServeError::Start(error)),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of a sequence, not an interface")]
+async fn boot(
+    service: &Arc<Service>,
+    call: &Call,
+    spec: &StartSpec,
+    fingerprint: &str,
+    log: &Arc<FunctionLog>,
+    lease: Lease,
+    build: Option<Build>,
+    phases: &mut Phases,
+    tail: &mut Tail,
+) -> Result<Ready, ServeError> {
+    let cold = match sandbox::cold(spec, Arc::clone(log), lease, phases, tail).await {
+        Ok(cold) => cold,
+        Err(error) => {
+            let Some(body) = init_failure(&error, &call.request_id) else {
+                return Err(ServeError::Start(error));
+            };
+            if let Some(build) = build {
+                build.failed(Arc::from(String::from_utf8_lossy(&body).into_owned()));
+            }
+            return Ok(Ready::InitFailed(body, ServedBy::Cold));
+        }
+    };
+    let staged = match &build {
+        Some(_) => snapshots::stage(service, &call.function).await,
+        None => None,
+    };
+    let into = staged.as_ref().map_or(Snapshotting::No, |staged| Snapshotting::Into(staged.path()));
+    let (sandbox, written) = sandbox::resume(cold, spec, into, phases).await.map_err(ServeError::Start)?;
+    if let (Some(build), Some(staged)) = (build, staged) {
+        match written {
+            Ok(memory_checksum) => {
+                snapshots::commit(service, &call.function, fingerprint, memory_checksum, staged, build);
+            }
+            Err(error) => {
+                tracing::warn!(function = %call.function.name, error = %chain(&error), "No snapshot could be written");
+            }
+        }
+    }
+    Ok(Ready::Sandbox(Box::new(sandbox), ServedBy::Cold))
+}
+
+/// The error object of a failure that is the function's own; `None` for the platform's.
+fn init_failure(error: &StartError, request_id: &str) -> Option<Vec<u8>> {
+    match error {
+        StartError::Init { body } => Some(body.clone()),
+        StartError::InitTimeout { .. } => {
+            Some(error_object("Sandbox.Timedout", &format!("RequestId: {request_id} Error: {error}")))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,96 @@
+//! What all parts of hostd share: configuration, store, pool, logs.
+
+use std::sync::Arc;
+
+use mote_store::{FunctionRecord, Store};
+
+use crate::boot::BootFacts;
+use crate::census::meminfo;
+use crate::config::Config;
+use crate::function;
+use crate::logs::Logs;
+use crate::pool::Pool;
+use crate::snapshots;
+use crate::text::chain;
+
+/// The running service.
+#[derive(Debug)]
+pub struct Service {
+    /// Configuration.
+    pub config: Config,
+    /// What init found.
+    pub facts: BootFacts,
+    /// Functions and snapshots.
+    pub store: Store,
+    /// Sandboxes.
+    pub pool: Arc<Pool>,
+    /// What functions printed.
+    pub logs: Logs,
+    /// Identifies the system image: a snapshot made by another is not restored.
+    pub build_id: String,
+    /// Packages unpacked at once: each is bound by the CPU and holds its zip.
+    pub deploys: tokio::sync::Semaphore,
+}
+
+/// Packages unpacked at once.
+const DEPLOYS_AT_ONCE: usize = 2;
+
+impl Service {
+    /// Makes every stored function callable.
+    pub fn new(config: Config, facts: BootFacts, store: Store, build_id: String) -> Arc<Self> {
+        let capacity_mb = (meminfo("MemTotal:") / 1024).saturating_sub(config.sandbox.memory_reserve_mb);
+        let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
+        let service = Arc::new(Self {
+            logs: Logs::new(config.log.function_lines),
+            deploys: tokio::sync::Semaphore::new(DEPLOYS_AT_ONCE),
+            config,
+            facts,
+            store,
+            pool,
+            build_id,
+        });
+        match service.store.functions() {
+            Ok(records) => records.iter().for_each(|record| service.register(record)),
+            Err(error) => tracing::error!(error = %chain(&error), "Cannot read the functions"),
+        }
+        service
+    }
+
+    /// Digest of everything a snapshot of this function depends on.
+    pub fn fingerprint(&self, record: &FunctionRecord) -> String {
+        function::fingerprint(record, &self.config, &self.build_id)
+    }
+
+    /// Makes a function callable, from its snapshot if that fits.
+    pub fn register(&self, record: &FunctionRecord) {
+        let fingerprint = self.fingerprint(record);
+        let snapshot = snapshots::usable(self, record, &fingerprint);
+        self.pool.register(&function::key(record, &fingerprint), snapshot);
+    }
+
+    /// Forgets how the function was; its idle sandboxes are put away.
+    pub async fn forget(&self, record: &FunctionRecord) {
+        self.pool.forget(&function::key(record, &self.fingerprint(record))).await;
+    }
+
+    /// A function's record. An unreadable one counts as absent and is logged.
+    pub async fn look_up(&self, name: &str) -> Option<FunctionRecord> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        blocking(move || store.function(&name)).await.unwrap_or_else(|error| {
+            tracing::error!(error = %chain(&error), "Cannot read a function");
+            None
+        })
+    }
+}
+
+/// Runs blocking work off the event loop. The work is never cancelled; a panic in it goes on here.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime cancels blocking work only while it is being dropped: nobody is left to be answered.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
