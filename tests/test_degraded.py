@@ -1,4 +1,4 @@
-"""Without a usable data disk the appliance still comes up, answers, and says what is wrong."""
+"""Without a usable data disk or with a wrong setting the appliance still comes up, answers, and says what is wrong."""
 
 import pytest
 
@@ -46,3 +46,14 @@ def test_a_data_disk_that_is_damaged_beyond_repair(own_box, damage):
     else:
         expect_refusals(box)
     assert box.data.stat().st_size == before
+
+
+def test_a_mistyped_setting(own_box):
+    box = own_box(options={"sandbox.idel_timeout_s": 5, "sandbox.boot_timeout_s": 44})
+    box.boot()
+    reasons = " ".join(part["reason"] for part in box.get("/healthz").json["components"] if not part["ok"])
+    assert "mote.sandbox.idel_timeout_s" in reasons, reasons
+    lambdas = client.lambda_client(box.port)
+    client.create(lambdas, "works", packages.answering("works"))
+    assert client.invoke(lambdas, "works", {}).json["code"] == "works"
+    lambdas.close()
