@@ -43,8 +43,9 @@ venv: setup
 	    "$(VENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS); \
 	    touch "$(VENV)/complete"'; }
 
+# Silent once it was built: the first time, cargo's own lines show that something happens.
 tool: setup
-	@cargo build --quiet -p image
+	@cargo build $(if $(wildcard $(IMAGE)),--quiet) -p image
 
 image: tool
 	@"$(IMAGE)" build

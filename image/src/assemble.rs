@@ -163,17 +163,21 @@ fn finish(
 /// Builds our binaries; cargo shows its own progress.
 fn binaries(project: &Project) -> Result<PathBuf, AssembleError> {
     say("Building mote-init, hostd and mote-agent …");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.file("target"), PathBuf::from);
+    let folder = project.root().join(target).join(TARGET).join("release");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--quiet", "--target", TARGET]).current_dir(project.root());
+    command.args(["build", "--release", "--target", TARGET]).current_dir(project.root());
     for (package, _) in BINARIES {
         command.args(["-p", package]);
+    }
+    if BINARIES.iter().all(|(_, binary)| folder.join(binary).is_file()) {
+        command.arg("--quiet");
     }
     if !command.status().map_err(AssembleError::Cargo)?.success() {
         return Err(AssembleError::Build);
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.file("target"), PathBuf::from);
-    Ok(project.root().join(target).join(TARGET).join("release"))
+    Ok(folder)
 }
 
 /// What git calls this state of the sources; a tarball has no history.
