@@ -7,9 +7,10 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use crate::app::App;
+use crate::app::{App, segment};
 use crate::error::ApiError;
 use crate::name::{Reference, parameter};
 use crate::platform::Platform;
@@ -22,6 +23,9 @@ const DEFAULT_LINES: usize = 100;
 /// Most log lines answered.
 const MAX_LINES: usize = 10_000;
 
+/// Where the function's name may stand in `/system/logs/{name}`.
+const LOGS_NAME_SEGMENT: usize = 3;
+
 /// The routes.
 pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
     Router::new()
@@ -32,6 +36,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
         .route("/system/shutdown", post(shutdown::<P>))
         .route("/system/reboot", post(reboot::<P>))
         .route("/system/logs", get(logs::<P>))
+        .route("/system/logs/{name}", get(logs::<P>))
 }
 
 fn health(fine: bool, health: &Health) -> Response {
@@ -54,7 +59,7 @@ async fn status<P: Platform>(State(app): State<Arc<App<P>>>) -> Response {
 }
 
 async fn sandboxes<P: Platform>(State(app): State<Arc<App<P>>>) -> Response {
-    reply::json(StatusCode::OK, &json!({ "sandboxes": app.platform.sandboxes().await }))
+    reply::json(StatusCode::OK, &app.platform.sandboxes().await)
 }
 
 async fn evict<P: Platform>(State(app): State<Arc<App<P>>>) -> Result<Response, ApiError> {
@@ -74,7 +79,11 @@ async fn reboot<P: Platform>(State(app): State<Arc<App<P>>>) -> Result<Response,
 
 async fn logs<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
     let query = request.uri().query();
-    let name = parameter(query, "function").ok_or_else(|| {
+    let name = match segment(request.uri(), LOGS_NAME_SEGMENT) {
+        "" => parameter(query, "function"),
+        name => Some(percent_decode_str(name).decode_utf8_lossy().into_owned()),
+    };
+    let name = name.ok_or_else(|| {
         ApiError::InvalidParameterValue("Parameter 'function' is missing: give its name".to_owned())
     })?;
     let reference = Reference::parse(&name)?.latest(&app.platform.identity())?;

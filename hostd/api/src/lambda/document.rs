@@ -38,8 +38,7 @@ pub struct Document<'a> {
 impl<'a> Document<'a> {
     /// Parses a request's body and checks its fields against `table`.
     pub fn parse(body: &'a [u8], table: &Table) -> Result<Self, ApiError> {
-        let text = if body.is_empty() { b"{}" } else { body };
-        let fields = serde_json::from_slice(text).map_err(|error| {
+        let fields = serde_json::from_slice(body).map_err(|error| {
             ApiError::InvalidRequestContent(format!("Could not parse request body into json: {error}"))
         })?;
         Self { fields, path: "" }.checked(table)

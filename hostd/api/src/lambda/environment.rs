@@ -44,6 +44,10 @@ pub fn read(environment: &Document<'_>) -> Result<BTreeMap<String, String>, ApiE
             reserved.join(", ")
         )));
     }
+    let size: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > LIMIT {
+        return Err(invalid(format!("The environment variables have {size} bytes: at most {LIMIT} in all")));
+    }
     for (name, value) in &variables {
         if !is_name(name) {
             return Err(invalid(format!(
@@ -55,10 +59,6 @@ pub fn read(environment: &Document<'_>) -> Result<BTreeMap<String, String>, ApiE
         if value.contains('\0') {
             return Err(invalid(format!("The value of environment variable '{name}' has a NUL character")));
         }
-    }
-    let size: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if size > LIMIT {
-        return Err(invalid(format!("The environment variables have {size} bytes: at most {LIMIT} in all")));
     }
     Ok(variables)
 }

@@ -17,7 +17,7 @@ use crate::types::{CreateFunction, Limits, UpdateCode, UpdateConfiguration};
 pub const DOCUMENT_LIMIT: usize = 70_167_211;
 
 /// Largest uploaded archive, bytes.
-const ZIP_LIMIT: usize = 50 * 1024 * 1024;
+pub const ZIP_LIMIT: usize = 50 * 1024 * 1024;
 
 const TIMEOUT_S: (u32, u32) = (1, 900);
 const MEMORY_MB: (u32, u32) = (128, 10_240);

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 pub use input::DOCUMENT_LIMIT;
+use input::ZIP_LIMIT;
 
 use crate::app::{App, RequestId, header as header_of, segment};
 use crate::error::ApiError;
@@ -63,7 +64,8 @@ fn named<P: Platform>(app: &App<P>, request: &Request) -> Result<(Reference, Ide
 async fn document<P: Platform>(app: &App<P>, body: Body, name: &str) -> Result<crate::body::Held, ApiError> {
     let too_large = |_| {
         ApiError::RequestTooLarge(format!(
-            "Request must be smaller than {DOCUMENT_LIMIT} bytes for the {name} operation"
+            "Request must be smaller than {DOCUMENT_LIMIT} bytes for the {name} operation: a zip of at most \
+             {ZIP_LIMIT} bytes"
         ))
     };
     app.documents.read(body, too_large).await
