@@ -49,7 +49,7 @@ pub const SEQUENCE: &[Phase] = &[
 ];
 
 /// How long the network may delay the line that says the machine is ready (never hostd).
-const READY_WITHOUT_NETWORK: Duration = Duration::from_secs(15);
+const READY_WITHOUT_NETWORK: Duration = Duration::from_secs(8);
 
 /// A system image that is late is mounted whenever it comes; this often the console is told.
 const REMIND: Duration = Duration::from_secs(60);

@@ -47,8 +47,7 @@ pub fn run() -> ! {
     let table = mounts::mount_table();
     let cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let consoles = log::open(cmdline.flag("quiet"));
-    let stamp = clock::since_boot_text();
-    log::note(&format!("{stamp} init {} on consoles: {}", env!("CARGO_PKG_VERSION"), consoles.join(" ")));
+    log::step(&format!("init {} on consoles: {}", env!("CARGO_PKG_VERSION"), consoles.join(" ")), false);
     let missing = table.as_ref().map(|missing| missing.iter().collect::<Vec<_>>()).unwrap_or_default();
     for error in root.as_ref().err().into_iter().chain(missing).chain(table.as_ref().err()) {
         log::line(&format!("mounts: {}", text::chain(error)));

@@ -77,13 +77,13 @@ async fn run_task(task: &'static Task, machine: Arc<Machine>) -> bool {
     let took = started.elapsed().as_millis();
     let problem = match outcome {
         Ok(Ok(said)) => {
-            log::note(&format!("{} {}: {said} ({took} ms)", crate::clock::since_boot_text(), task.name));
+            log::step(&format!("{}: {said} ({took} ms)", task.name), false);
             return true;
         }
         Ok(Err(error)) => format!("{}: {}", task.name, chain(error.as_ref())),
         Err(_) => format!("{}: not done within {} s", task.name, task.bound.as_secs_f32()),
     };
-    log::line(&format!("{} FAILED {problem}", crate::clock::since_boot_text()));
+    log::step(&format!("FAILED {problem}"), true);
     machine.problem(problem);
     task.failure == Failure::Degrades
 }

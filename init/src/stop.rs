@@ -55,10 +55,10 @@ pub const SEQUENCE: &[Phase] = &[
 
 /// Stops the machine. Does not return.
 pub async fn run(machine: Arc<Machine>, stop: Stop) -> ! {
-    log::line(&format!("{} stopping: {stop}", crate::clock::since_boot_text()));
+    log::step(&format!("stopping: {stop}"), true);
     deadline(stop.action);
     crate::sequence::run(SEQUENCE, &machine).await;
-    log::line(&format!("{} {}", crate::clock::since_boot_text(), stop.action));
+    log::step(&stop.action.to_string(), true);
     log::drain(SECOND);
     now(stop.action)
 }

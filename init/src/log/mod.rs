@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use console::Console;
 use ring::Ring;
 
+use crate::clock;
 use crate::text::printable;
 
 /// Lines kept before the consoles are open.
@@ -20,8 +21,16 @@ const EARLY_LINES: usize = 200;
 /// Folder of the ring.
 pub const FOLDER: &str = "/run/mote";
 
+struct Line {
+    /// As on a console.
+    shown: String,
+    /// As in the ring: always with the time.
+    kept: String,
+    important: bool,
+}
+
 struct Log {
-    early: Vec<(String, bool)>,
+    early: Vec<Line>,
     consoles: Vec<Console>,
     ring: Option<Ring>,
     quiet: bool,
@@ -41,25 +50,31 @@ pub fn open(quiet: bool) -> Vec<String> {
     log.consoles = consoles;
     log.ring = Ring::open(Path::new(FOLDER)).ok();
     log.open = true;
-    for (text, important) in std::mem::take(&mut log.early) {
-        log.emit(&text, important);
+    for line in std::mem::take(&mut log.early) {
+        log.emit(&line);
     }
     names
 }
 
 /// Something a person at the console should see.
 pub fn line(text: &str) {
-    say(&format!("mote: {text}"), true);
+    say("mote", text, true, false);
 }
 
 /// Something of interest only when looking for it: on the consoles unless booted with `quiet`.
 pub fn note(text: &str) {
-    say(&format!("mote: {text}"), false);
+    say("mote", text, false, false);
+}
+
+/// A step of boot or shutdown, shown with the time since boot; a failed one even when booted with
+/// `quiet`.
+pub fn step(text: &str, failed: bool) {
+    say("mote", text, failed, true);
 }
 
 /// A line of a program we run, already bounded.
 pub fn forward(program: &str, text: &str) {
-    say(&format!("{program}: {text}"), true);
+    say(program, text, true, false);
 }
 
 /// Waits until the consoles have taken what was said, but no longer than `bound`.
@@ -72,24 +87,28 @@ pub fn drain(bound: Duration) {
     }
 }
 
-fn say(text: &str, important: bool) {
+fn say(speaker: &str, text: &str, important: bool, timed: bool) {
+    let stamp = clock::since_boot_text();
     let text = printable(text);
+    let shown = if timed { format!("{speaker}: {stamp} {text}") } else { format!("{speaker}: {text}") };
+    let kept = format!("{stamp} {speaker}: {text}");
+    let line = Line { shown, kept, important };
     let mut log = lock();
     if log.open {
-        log.emit(&text, important);
+        log.emit(&line);
     } else if log.early.len() < EARLY_LINES {
-        log.early.push((text, important));
+        log.early.push(line);
     }
 }
 
 impl Log {
-    fn emit(&mut self, text: &str, important: bool) {
+    fn emit(&mut self, line: &Line) {
         if let Some(ring) = &mut self.ring {
-            ring.write(text);
+            ring.write(&line.kept);
         }
-        if important || !self.quiet {
+        if line.important || !self.quiet {
             for console in &self.consoles {
-                console.write(text);
+                console.write(&line.shown);
             }
         }
     }

@@ -24,12 +24,12 @@ impl Ring {
 
     /// Adds a line. A ring that cannot be written is silent: there is nobody left to tell.
     pub fn write(&mut self, text: &str) {
-        let stamped = format!("{} {text}\n", crate::clock::since_boot_text());
-        if self.written.saturating_add(stamped.len()) > HALF && self.turn().is_err() {
+        let line = format!("{text}\n");
+        if self.written.saturating_add(line.len()) > HALF && self.turn().is_err() {
             return;
         }
-        if self.file.write_all(stamped.as_bytes()).is_ok() {
-            self.written = self.written.saturating_add(stamped.len());
+        if self.file.write_all(line.as_bytes()).is_ok() {
+            self.written = self.written.saturating_add(line.len());
         }
     }
 

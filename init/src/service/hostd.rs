@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -31,8 +32,9 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// Time for the processes a dead hostd left behind to disappear.
 const CLEAN: Duration = Duration::from_secs(5);
 
-/// Open files hostd may have: several for each sandbox.
-const OPEN_FILES: u64 = 1 << 20;
+/// Limits that are too small for hundreds of sandboxes, each with a process and several files; cgroups
+/// bound what a sandbox may take.
+const LIMITS: &[(Resource, Option<u64>)] = &[(Resource::Nofile, Some(1 << 20)), (Resource::Nproc, None)];
 
 /// Nearly the last process the kernel kills for memory; sandboxes, which inherit it, raise their own.
 const OOM_SCORE: &str = "-900";
@@ -166,8 +168,9 @@ fn command(log_level: &str) -> std::io::Result<Command> {
         }
         // A session of its own: no terminal, and a signal to our group does not reach it.
         let _ = rustix::process::setsid();
-        let limit = rustix::process::Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
-        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+        for (resource, most) in LIMITS {
+            let _ = setrlimit(*resource, Rlimit { current: *most, maximum: *most });
+        }
         if let Ok(score) = rustix::fs::open(
             c"/proc/self/oom_score_adj",
             rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
