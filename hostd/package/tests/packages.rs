@@ -1,4 +1,6 @@
 //! What is accepted, what is refused, and that the image holds exactly what the zip holds.
+// Helpers of tests are tests, which clippy cannot know.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::fs;

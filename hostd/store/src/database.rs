@@ -18,6 +18,9 @@ const SEQ: &[u8] = b"\0seq";
 /// Bytes of sled's page cache.
 const CACHE: u64 = 8 << 20;
 
+/// Pause before a second attempt to open.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How long sled may take to open and read through.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -36,13 +39,13 @@ impl Database {
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::Builder::new().name("store-open".into()).spawn(move || {
             let opened = catch(|| {
-                let db = sled::Config::new()
-                    .path(path)
-                    .cache_capacity(CACHE)
-                    // No thread of its own: every change is flushed.
-                    .flush_every_ms(None)
-                    .open()?;
-                Ok(db)
+                // No flushing thread of its own: every change is flushed.
+                let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
+                config.open().or_else(|_| {
+                    // A child of a killed process may still hold sled's lock, until it execs.
+                    std::thread::sleep(AGAIN);
+                    config.open()
+                })
             });
             let read = opened.and_then(|db| {
                 let database = Self { db: Some(db), sound: AtomicBool::new(true) };

@@ -39,8 +39,8 @@ pub(crate) struct Replay {
     pub sound_bytes: u64,
     /// Bytes after them.
     pub torn_bytes: u64,
-    /// Sound lines follow unsound ones: no power cut did that.
-    pub damaged: bool,
+    /// The last change of which any line tells, those after unsound lines included. No power cut leaves such.
+    pub highest: u64,
 }
 
 /// Reads the journal at `path`; a missing one is empty.
@@ -61,6 +61,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Replay {
     for line in bytes.split_inclusive(|b| *b == b'\n') {
         let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
         let entry = decode(line);
+        replay.highest = replay.highest.max(entry.as_ref().map_or(0, |e| e.seq));
         let follows =
             entry.as_ref().is_some_and(|e| replay.entries.last().is_none_or(|last| last.seq + 1 == e.seq));
         match entry {
@@ -68,10 +69,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Replay {
                 replay.entries.push(entry);
                 replay.sound_bytes += length;
             }
-            other => {
+            _ => {
                 sound = false;
                 replay.torn_bytes += length;
-                replay.damaged |= other.is_some();
             }
         }
     }

@@ -33,6 +33,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use serde::Serialize;
@@ -59,6 +60,10 @@ const SNAPSHOTS: &str = "snapshots";
 const TMP: &str = "tmp";
 const LOST: &str = "lost";
 const LOCK: &str = "lock";
+
+/// How often, and with what pause, the lock is tried for.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Prefixes of the records' keys.
 const FUNCTION: &str = "function/";
@@ -211,9 +216,13 @@ fn lock_root(root: &Path) -> Result<File, OpenError> {
     let path = root.join(LOCK);
     let open = File::options().write(true).create(true).truncate(false).open(&path);
     let file = open.map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match io::Error::from(error) {
-        e if e.kind() == io::ErrorKind::WouldBlock => OpenError::Locked { path: root.to_owned() },
-        source => OpenError::Io { path, source },
-    })?;
-    Ok(file)
+    // Between fork and exec a child still holds what its parent, perhaps killed by now, had locked.
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from) {
+            Ok(()) => return Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_PAUSE),
+            Err(source) => return Err(OpenError::Io { path, source }),
+        }
+    }
+    Err(OpenError::Locked { path: root.to_owned() })
 }

@@ -252,24 +252,21 @@ fn settle(
             _ => "export.json is missing and the database cannot be used".into(),
         });
     };
-    let mut gap = false;
     for entry in &replay.entries {
         if entry.seq == seq + 1 {
             change(&mut contents, &entry.changes);
             seq = entry.seq;
-        } else if entry.seq > seq {
-            gap = true;
-            break;
         }
     }
-    let mut lost_changes = replay.damaged || gap;
-    let mut written = matches!(export, Export::Sound { .. }) && !lost_changes;
+    // The next entry must follow the journal's last, or reading it again would stop there.
+    let follows = replay.entries.last().is_none_or(|last| last.seq == seq);
+    let mut written = follows && matches!(export, Export::Sound { .. });
     if let Some((later, theirs)) = database.filter(|(later, _)| *later > seq) {
         contents.clone_from(theirs);
         seq = later;
-        lost_changes = false;
         written = false;
     }
+    let lost_changes = replay.highest > seq;
     Ok(Truth { seq, contents, replay, written, lost_changes })
 }
 
