@@ -194,7 +194,7 @@ pub enum ActivateError {
 #[non_exhaustive]
 pub enum RestoreDeviceError {
     /// State of another kind of device.
-    #[error("State of a {found} given to a {expected}")]
+    #[error("State of {found} given to {expected}")]
     Kind {
         /// The device.
         expected: &'static str,
@@ -224,9 +224,9 @@ impl DeviceState {
     /// Name of the kind, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Block(_) => "block device",
-            Self::Vsock(_) => "socket device",
-            Self::Rng(_) => "entropy device",
+            Self::Block(_) => "a block device",
+            Self::Vsock(_) => "a socket device",
+            Self::Rng(_) => "an entropy device",
         }
     }
 }

@@ -29,6 +29,6 @@ pub(super) fn check(
             found,
             found_ro,
         }),
-        other => Err(RestoreDeviceError::Kind { expected: "block device", found: other.kind() }),
+        other => Err(RestoreDeviceError::Kind { expected: "a block device", found: other.kind() }),
     }
 }

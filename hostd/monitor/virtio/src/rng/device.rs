@@ -46,7 +46,7 @@ impl VirtioDevice for Rng {
     fn restore(&mut self, state: &DeviceState) -> Result<(), RestoreDeviceError> {
         match state {
             DeviceState::Rng(RngState {}) => Ok(()),
-            other => Err(RestoreDeviceError::Kind { expected: "entropy device", found: other.kind() }),
+            other => Err(RestoreDeviceError::Kind { expected: "an entropy device", found: other.kind() }),
         }
     }
 }

@@ -3,6 +3,8 @@
 mod device;
 mod persist;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 pub use device::Rng;
 pub use persist::RngState;

@@ -21,7 +21,7 @@ pub struct VsockState {
 pub(super) fn check(state: &DeviceState) -> Result<&VsockState, RestoreDeviceError> {
     let state = match state {
         DeviceState::Vsock(state) => state,
-        other => return Err(RestoreDeviceError::Kind { expected: "socket device", found: other.kind() }),
+        other => return Err(RestoreDeviceError::Kind { expected: "a socket device", found: other.kind() }),
     };
     if !super::device::is_guest_cid(state.cid) {
         return Err(RestoreDeviceError::Field("cid"));

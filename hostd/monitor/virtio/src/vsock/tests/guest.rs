@@ -68,6 +68,8 @@ pub struct Guest {
     /// Events taken; their buffers are given back only when asked to.
     pub events: Vec<u32>,
     pub packets_seen: usize,
+    /// Buffers may come back with no packet in them.
+    pub lenient: bool,
     /// Packets are not answered but kept.
     pub raw: Option<Vec<(Header, Vec<u8>)>>,
     rx: HashMap<u16, (u64, u32)>,
@@ -83,25 +85,57 @@ impl Guest {
     }
 
     pub fn with_buffers(machine: Machine, count: u64, len: u32) -> Self {
-        let mut guest = Self {
+        let mut guest = Self::bare(machine);
+        guest.add_buffers(count, len);
+        guest.give_events(8);
+        guest
+    }
+
+    pub fn without_events(machine: Machine) -> Self {
+        let mut guest = Self::bare(machine);
+        guest.add_buffers(96, 3776);
+        guest
+    }
+
+    /// This guest's view of the world, in a machine restored from its snapshot.
+    pub fn continued(&self, machine: Machine) -> Self {
+        let mut guest = Self::bare(machine);
+        guest.socks.clone_from(&self.socks);
+        guest.rx.clone_from(&self.rx);
+        guest.tx.clone_from(&self.tx);
+        guest.tx_free.clone_from(&self.tx_free);
+        guest
+    }
+
+    fn bare(machine: Machine) -> Self {
+        Self {
             machine,
             socks: HashMap::new(),
             listening: Vec::new(),
             room: 256 * 1024,
             events: Vec::new(),
             packets_seen: 0,
+            lenient: false,
             raw: None,
             rx: HashMap::new(),
             tx: HashMap::new(),
             tx_free: (0..TX_SLOTS).map(|i| TX_AT + i * TX_STRIDE).collect(),
             out: VecDeque::new(),
-        };
-        for i in 0..count {
-            guest.post(RX_AT + i * 0x1000, len);
         }
-        guest.machine.kick(RX);
-        guest.give_events(8);
-        guest
+    }
+
+    /// More buffers for packets, each in a page of its own.
+    pub fn add_buffers(&mut self, count: u64, len: u32) {
+        let first = self.rx.len() as u64;
+        for i in first..first + count {
+            self.post(RX_AT + i * 0x1000, len);
+        }
+        self.machine.kick(RX);
+    }
+
+    /// Packets that were not taken by the device yet.
+    pub fn unsent(&self) -> usize {
+        self.out.len() + self.tx.len()
     }
 
     pub fn give_events(&mut self, count: u64) {
@@ -154,6 +188,9 @@ impl Guest {
         let mut refilled = false;
         while let Some((head, len)) = self.machine.take(RX) {
             let (at, size) = self.rx.remove(&head).unwrap();
+            if len == 0 && self.lenient {
+                continue;
+            }
             assert!(len >= 44 && len <= size, "{len} bytes of {size} used");
             let header = Header::decode(self.machine.get(at, HEADER).as_slice().try_into().unwrap());
             let data = self.machine.get(at + HEADER as u64, usize::try_from(len).unwrap() - HEADER);
