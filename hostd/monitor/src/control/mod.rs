@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use line::{LINE_LIMIT, LineBuffer, LineError};
-#[expect(unused_imports, reason = "the event loop comes next")]
 pub(crate) use server::{Incoming, Server, ServerError};
 
 /// What a client may ask.

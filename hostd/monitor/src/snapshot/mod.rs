@@ -4,6 +4,7 @@
 //! is refused with an error that says what; it is never restored in part.
 
 mod checksum;
+mod codec;
 mod format;
 mod host;
 
@@ -14,7 +15,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use checksum::{ContentHash, PAGE_SIZE, memory_checksum};
+pub(crate) use checksum::{data_ranges, is_zero};
+pub(crate) use codec::{DeviceRecords, VmSnapshot, decode, encode};
 pub use format::{FORMAT_VERSION, FormatError, STATE_LIMIT};
+pub(crate) use format::{Reader, put};
 pub use host::{CpuModel, HostFacts};
 
 /// Name of the state file in a snapshot's folder.

@@ -1,0 +1,220 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::machine::Drive;
+use crate::memory::restore::RestoreMode;
+
+/// Least and most guest memory in MiB.
+const MEMORY_MIB: std::ops::RangeInclusive<i64> = 16..=1024 * 1024;
+
+/// Runs one microVM on KVM.
+#[derive(Debug, Parser)]
+#[command(name = "mote-monitor", version)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Boot a kernel.
+    Boot(Boot),
+    /// Go on where a snapshot was taken.
+    Restore(Restore),
+    /// Pause a running monitor's microVM and write it to a folder.
+    Snapshot {
+        /// Control socket of the monitor.
+        #[arg(long)]
+        control: PathBuf,
+        /// Folder for the files `state` and `memory`.
+        #[arg(long)]
+        out: PathBuf,
+        /// Have both files on the disk before this ends.
+        #[arg(long)]
+        sync: bool,
+        /// Let the microVM go on afterwards.
+        #[arg(long)]
+        resume: bool,
+    },
+    /// Command a running monitor.
+    Ctl {
+        /// Control socket of the monitor.
+        #[arg(long)]
+        control: PathBuf,
+        /// What to do.
+        #[arg(value_enum)]
+        operation: Operation,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(super) enum Operation {
+    Pause,
+    Resume,
+    Status,
+    Quit,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Boot {
+    /// Kernel: an ELF vmlinux with a PVH entry point, or a bzImage.
+    #[arg(long)]
+    pub(super) kernel: PathBuf,
+    /// Image of the root file system (the first drive, /dev/vda), read-only unless it ends in `:rw`.
+    #[arg(long)]
+    pub(super) rootfs: Option<DriveArgument>,
+    /// Image of a further drive, `:ro` (default) or `:rw` behind it.
+    #[arg(long = "drive")]
+    pub(super) drives: Vec<DriveArgument>,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(MEMORY_MIB))]
+    pub(super) mem: u32,
+    /// Number of vCPUs.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(super) vcpus: u8,
+    /// Words appended to the kernel's command line; they win over the monitor's own.
+    #[arg(long, default_value = "")]
+    pub(super) cmdline: String,
+    /// The guest's vsock address.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..))]
+    pub(super) cid: u32,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Restore {
+    /// Folder of the snapshot.
+    #[arg(long)]
+    pub(super) snapshot: PathBuf,
+    /// How memory is brought back.
+    #[arg(long, value_enum, default_value_t = RestoreMode::Lazy)]
+    pub(super) mode: RestoreMode,
+    /// `INDEX=FILE`: use another file for a drive than the recorded one.
+    #[arg(long = "drive")]
+    pub(super) drives: Vec<Replacement>,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Unix socket for the guest's vsock: a path to listen on, or `fd:N` of a listening one.
+    #[arg(long)]
+    pub(super) vsock: Option<Endpoint>,
+    /// With `--vsock fd:N`: the path whose `_PORT` siblings the guest's own connections go to.
+    #[arg(long)]
+    pub(super) vsock_path: Option<PathBuf>,
+    /// Control socket: a path to listen on, or `fd:N` of a connected one whose end ends the monitor.
+    #[arg(long)]
+    pub(super) control: Option<Endpoint>,
+    /// Console log: a file (first and last 64 KiB are kept), or `-` for this terminal. Default: nowhere.
+    #[arg(long)]
+    pub(super) serial: Option<PathBuf>,
+    /// Print to standard error where the set-up's CPU time went.
+    #[arg(long)]
+    pub(super) timings: bool,
+}
+
+/// A path, or an inherited descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Path(PathBuf),
+    Descriptor(i32),
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("fd:") {
+            None => Ok(Self::Path(text.into())),
+            Some(number) => match number.parse() {
+                Ok(number) if number >= 0 => Ok(Self::Descriptor(number)),
+                _ => Err(format!("{number} is not the number of a descriptor")),
+            },
+        }
+    }
+}
+
+/// `FILE[:ro|:rw]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DriveArgument(pub(super) Drive);
+
+impl FromStr for DriveArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, read_only) = match text.rsplit_once(':') {
+            Some((path, "ro")) => (path, true),
+            Some((path, "rw")) => (path, false),
+            _ => (text, true),
+        };
+        if path.is_empty() {
+            return Err("a drive needs a file".to_owned());
+        }
+        Ok(Self(Drive { path: path.into(), read_only }))
+    }
+}
+
+/// `INDEX=FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Replacement(pub(super) usize, pub(super) PathBuf);
+
+impl FromStr for Replacement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=').map(|(index, path)| (index.parse(), path)) {
+            Some((Ok(index), path)) if !path.is_empty() => Ok(Self(index, path.into())),
+            _ => Err("expected INDEX=FILE, as in 0=root.img".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn drives_are_read_only_unless_said_otherwise() {
+        let parse = |text: &str| text.parse::<DriveArgument>().map(|drive| drive.0);
+        let drive = |path: &str, read_only| Ok(Drive { path: path.into(), read_only });
+        assert_eq!(parse("a.img"), drive("a.img", true));
+        assert_eq!(parse("a:b.img"), drive("a:b.img", true));
+        assert_eq!(parse("a.img:ro"), drive("a.img", true));
+        assert_eq!(parse("a.img:rw"), drive("a.img", false));
+        assert!(parse(":rw").is_err());
+        assert_eq!("1=x=y".parse(), Ok(Replacement(1, "x=y".into())));
+        assert!("x".parse::<Replacement>().is_err());
+    }
+
+    #[test]
+    fn endpoints_are_paths_or_descriptors() {
+        assert_eq!("fd:3".parse(), Ok(Endpoint::Descriptor(3)));
+        assert_eq!("/run/fd:3".parse(), Ok(Endpoint::Path("/run/fd:3".into())));
+        assert!("fd:-1".parse::<Endpoint>().is_err());
+        assert!("fd:x".parse::<Endpoint>().is_err());
+    }
+
+    #[test]
+    fn limits_hold() {
+        let parse = |args: &str| Arguments::try_parse_from(args.split(' ')).is_ok();
+        assert!(parse("m boot --kernel k --rootfs r --mem 128 --vcpus 2 --vsock v --control fd:4"));
+        assert!(!parse("m boot --kernel k --mem 8"));
+        assert!(!parse("m boot --kernel k --vcpus 33"));
+        assert!(!parse("m boot --kernel k --cid 2"));
+        assert!(parse("m restore --snapshot d --mode lazy --drive 1=f"));
+        assert!(!parse("m restore --snapshot d --mode magic"));
+    }
+}

@@ -1,0 +1,262 @@
+//! A microVM: made by booting or restoring, then run, paused, saved.
+
+mod config;
+mod devices;
+mod error;
+mod save;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvm_ioctls::Kvm;
+
+pub(crate) use config::{BootConfig, Drive, RestoreConfig, SerialTarget, VsockEnds};
+pub use error::StartError;
+
+use crate::boot;
+use crate::control::RunState;
+use crate::devices::{Bus, Console};
+use crate::memory::{self, GuestRam};
+use crate::meter::Meter;
+use crate::snapshot::{self, DriveInfo, HostFacts, Mismatch, STATE_FILE, SnapshotError};
+use crate::vm::{self, Crew, CrewError, ExitSignal, VcpuBus, Vm};
+
+/// A microVM. Fields are dropped in order: first the threads, last the memory the guest writes to.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    crew: Crew,
+    vm: Vm,
+    kvm: Kvm,
+    bus: Arc<Bus>,
+    ram: GuestRam,
+    state: RunState,
+    facts: Facts,
+}
+
+/// What a snapshot records of a microVM beside its state.
+#[derive(Clone, Debug)]
+struct Facts {
+    host: HostFacts,
+    vcpus: u8,
+    tsc_khz: u32,
+    cpuid_hash: String,
+    drives: Vec<DriveInfo>,
+    cid: u32,
+}
+
+const SECTOR: u64 = 512;
+
+impl Machine {
+    /// Makes a microVM that is about to enter its kernel.
+    pub(crate) fn boot(
+        config: BootConfig,
+        exit: &Arc<ExitSignal>,
+        meter: &mut Meter,
+    ) -> Result<Self, StartError> {
+        let kvm = meter.kvm(vm::open_kvm)?;
+        let template = meter.kvm(|| vm::cpu_template(&kvm, config.vcpus))?;
+        meter.phase("open KVM, CPUID");
+        let bytes = u64::from(config.memory_mib) << 20;
+        let mut ram = GuestRam::new(bytes).map_err(|error| StartError::Memory(crate::error_chain(&error)))?;
+        meter.phase("map memory");
+        let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
+        meter.phase("create VM");
+        let mut vcpus = Vec::new();
+        for id in 0..config.vcpus {
+            let vcpu = meter.kvm(|| vm.vcpu(id))?;
+            meter
+                .kvm(|| {
+                    vcpu.set_cpuid(&template.for_vcpu(id))?;
+                    vcpu.set_boot_msrs()?;
+                    vcpu.set_local_interrupts()
+                })
+                .map_err(StartError::Vcpu)?;
+            vcpus.push(vcpu);
+        }
+        meter.phase("create vCPUs");
+
+        let mut blocks = Vec::new();
+        let mut drives = Vec::new();
+        for (index, drive) in config.drives.iter().enumerate() {
+            let block = devices::block(index, drive)?;
+            drives.push(drive_info(drive, block.sectors()));
+            blocks.push(block);
+        }
+        let parts = devices::fresh(blocks, config.cid, config.vsock)?;
+        let transports = devices::assemble(parts, ram.memory())?;
+        meter.phase("make devices");
+        let serial_irq = devices::event()?;
+        meter.kvm(|| devices::connect(&vm, &transports, &serial_irq))?;
+        meter.phase("connect devices");
+
+        let root_read_only = config.drives.first().is_none_or(|drive| drive.read_only);
+        let places: Vec<_> = devices::places(transports.len())
+            .map(|(irq, address)| boot::cmdline::MmioDevice { address, irq })
+            .collect();
+        let cmdline = boot::cmdline::build(&config.cmdline, &places, root_read_only)?;
+        let mut tsc_khz = 0;
+        if let Some(first) = vcpus.first() {
+            let sregs = meter
+                .kvm(|| first.fd.get_sregs())
+                .map_err(|source| vm::VmError::Kvm { call: "KVM_GET_SREGS", source })?;
+            let entry = boot::prepare(&mut ram, &config.kernel, &cmdline, config.vcpus, sregs)?;
+            meter.phase("load kernel");
+            meter.kvm(|| first.set_entry(&entry)).map_err(StartError::Vcpu)?;
+            tsc_khz = meter.kvm(|| first.tsc_khz()).map_err(StartError::Vcpu)?;
+        }
+        let console = Console::new(serial_irq, devices::serial_log(&config.serial)?);
+        let bus = Arc::new(Bus::new(console, transports, Arc::clone(exit)));
+        let shared: Arc<dyn VcpuBus> = Arc::<Bus>::clone(&bus);
+        let crew = Crew::start(vcpus, &shared, exit)?;
+        meter.phase("start threads");
+        let facts = Facts {
+            host: HostFacts::gather(),
+            vcpus: config.vcpus,
+            tsc_khz,
+            cpuid_hash: template.hash(),
+            drives,
+            cid: config.cid,
+        };
+        meter.phase("gather facts");
+        Ok(Self { crew, vm, kvm, bus, ram, state: RunState::Paused, facts })
+    }
+
+    /// Makes a microVM that is about to go on where it was saved.
+    pub(crate) fn restore(
+        config: RestoreConfig,
+        exit: &Arc<ExitSignal>,
+        meter: &mut Meter,
+    ) -> Result<Self, StartError> {
+        let dir = &config.dir;
+        let bytes = snapshot::read_state(dir)?;
+        let saved = snapshot::decode(&bytes)
+            .map_err(|source| SnapshotError::Format { path: dir.join(STATE_FILE), source })?;
+        let info = saved.info;
+        let host = HostFacts::gather();
+        snapshot::check_host(dir, &info, &host)?;
+        snapshot::check_memory_size(dir, &info)?;
+        meter.phase("read state");
+        let kvm = meter.kvm(vm::open_kvm)?;
+        let template = meter.kvm(|| vm::cpu_template(&kvm, info.vcpus))?;
+        if template.hash() != info.cpuid_hash {
+            let (needed, found) = (info.cpuid_hash, template.hash());
+            let source = Mismatch { property: "CPUID hash", needed, found };
+            return Err(SnapshotError::Incompatible { dir: config.dir, source }.into());
+        }
+        meter.phase("open KVM, CPUID");
+        let ram = memory::restore::restore(dir, info.memory_bytes, config.mode)
+            .map_err(|error| StartError::Memory(crate::error_chain(&error)))?;
+        meter.phase("map memory");
+        let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
+        meter.phase("create VM");
+        let mut vcpus = Vec::new();
+        for (id, state) in (0u8..).zip(&saved.vcpus) {
+            let vcpu = meter.kvm(|| vm.vcpu(id))?;
+            meter
+                .kvm(|| {
+                    vm::check_xsave(vm.xsave_size())?;
+                    vcpu.set_cpuid(&template.for_vcpu(id))?;
+                    vcpu.match_tsc(info.tsc_khz, vm.tsc_scalable())?;
+                    vcpu.restore(state)
+                })
+                .map_err(StartError::RestoreVcpu)?;
+            vcpus.push(vcpu);
+        }
+        meter.phase("create and restore vCPUs");
+        meter.kvm(|| vm.restore(&saved.vm)).map_err(StartError::RestoreVm)?;
+        meter.phase("restore interrupt controllers");
+
+        let drives = replace_drives(&info.drives, &config.drives)?;
+        let mut blocks = Vec::new();
+        for (index, drive) in drives.iter().enumerate() {
+            blocks.push(devices::block(index, drive)?);
+        }
+        let recorded =
+            drives.iter().zip(&blocks).map(|(drive, block)| drive_info(drive, block.sectors())).collect();
+        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock)?;
+        let transports = devices::assemble(parts, ram.memory())?;
+        meter.phase("make devices");
+        let serial_irq = devices::event()?;
+        meter.kvm(|| devices::connect(&vm, &transports, &serial_irq))?;
+        meter.phase("connect devices");
+        let log = devices::serial_log(&config.serial)?;
+        let console = Console::restore(&saved.devices.serial, serial_irq, log)
+            .map_err(|error| StartError::RestoreSerial(error.to_string()))?;
+        for transport in &transports {
+            transport.resume();
+        }
+        let bus = Arc::new(Bus::new(console, transports, Arc::clone(exit)));
+        let shared: Arc<dyn VcpuBus> = Arc::<Bus>::clone(&bus);
+        let crew = Crew::start(vcpus, &shared, exit)?;
+        meter.phase("start threads");
+        let facts = Facts {
+            host,
+            vcpus: info.vcpus,
+            tsc_khz: info.tsc_khz,
+            cpuid_hash: info.cpuid_hash,
+            drives: recorded,
+            cid: info.cid,
+        };
+        Ok(Self { crew, vm, kvm, bus, ram, state: RunState::Paused, facts })
+    }
+
+    /// The devices.
+    pub(crate) fn bus(&self) -> &Arc<Bus> {
+        &self.bus
+    }
+
+    /// Whether it runs.
+    pub(crate) fn state(&self) -> RunState {
+        self.state
+    }
+
+    /// Guest memory in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.ram.bytes()
+    }
+
+    /// Number of vCPUs.
+    pub(crate) fn vcpus(&self) -> u8 {
+        self.facts.vcpus
+    }
+
+    /// Lets the vCPUs run.
+    pub(crate) fn resume(&mut self) -> Result<(), CrewError> {
+        if self.state == RunState::Paused {
+            self.crew.run()?;
+            self.state = RunState::Running;
+        }
+        Ok(())
+    }
+
+    /// Stops the vCPUs and returns how long that took in microseconds. The devices stand still as long as the event
+    /// loop, which calls this, does nothing else.
+    pub(crate) fn pause(&mut self) -> Result<u64, CrewError> {
+        let start = Instant::now();
+        if self.state == RunState::Running {
+            self.crew.stop()?;
+            self.state = RunState::Paused;
+        }
+        self.bus.console().sync();
+        Ok(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+fn drive_info(drive: &Drive, sectors: u64) -> DriveInfo {
+    DriveInfo { path: drive.path.clone(), read_only: drive.read_only, bytes: sectors * SECTOR }
+}
+
+/// The snapshot's drives with some of their files replaced.
+fn replace_drives(
+    recorded: &[DriveInfo],
+    replacements: &[(usize, std::path::PathBuf)],
+) -> Result<Vec<Drive>, StartError> {
+    let mut drives: Vec<Drive> =
+        recorded.iter().map(|info| Drive { path: info.path.clone(), read_only: info.read_only }).collect();
+    for (index, path) in replacements {
+        let count = drives.len();
+        let drive = drives.get_mut(*index).ok_or(StartError::NoDrive { index: *index, count })?;
+        drive.path.clone_from(path);
+    }
+    Ok(drives)
+}

@@ -1,0 +1,225 @@
+//! Writing guest memory to a sparse file.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::ram::{GuestRam, RamRange};
+use crate::snapshot::{ContentHash, PAGE_SIZE, data_ranges, is_zero};
+
+/// Most pages written by one system call.
+const RUN_PAGES: usize = 256;
+
+/// Entries of `/proc/self/pagemap` read at a time.
+const PAGEMAP_BATCH: usize = 8192;
+
+/// Bits of a pagemap entry: the page is in memory, or swapped out.
+const PAGEMAP_USED: u64 = 1 << 63 | 1 << 62;
+
+/// The memory file cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DumpError {
+    /// It exists already, or cannot be made. An existing file may be what a running guest's memory is mapped from.
+    #[error("Cannot create {path}")]
+    Create {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("Cannot write {path} at offset {offset}")]
+    Write {
+        path: PathBuf,
+        offset: u64,
+        #[source]
+        source: io::Error,
+    },
+    /// A file that is mapped into the guest cannot be searched for holes.
+    #[error("Cannot find the holes of a mapped file")]
+    Holes(#[source] io::Error),
+}
+
+/// What was written.
+#[derive(Debug)]
+pub(crate) struct Dump {
+    /// The open file, for syncing.
+    pub(crate) file: File,
+    /// Bytes that are not holes.
+    pub(crate) stored_bytes: u64,
+    /// Checksum over the content.
+    pub(crate) checksum: String,
+}
+
+/// Makes a new file for `path`, readable by its owner only: it holds a tenant's memory.
+pub(crate) fn create(path: &Path) -> Result<File, DumpError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| DumpError::Create { path: path.to_owned(), source })
+}
+
+/// Writes all of `ram` to a new file at `path`, zero pages as holes.
+///
+/// The caller guarantees that nobody changes guest memory meanwhile: vCPUs are paused, devices stand still.
+pub(crate) fn dump(ram: &GuestRam, path: &Path) -> Result<Dump, DumpError> {
+    let file = create(path)?;
+    file.set_len(ram.bytes()).map_err(|source| DumpError::Write {
+        path: path.to_owned(),
+        offset: 0,
+        source,
+    })?;
+    let mut writer = Writer { file: &file, path, hash: ContentHash::default(), stored: 0 };
+    for range in ram.ranges() {
+        let used = used_pages(ram, range)?;
+        writer.range(range, &used)?;
+    }
+    let (stored_bytes, checksum) = (writer.stored, writer.hash.finish());
+    Ok(Dump { file, stored_bytes, checksum })
+}
+
+/// For each page of `range`, whether it may hold anything but zeros. Looking at memory nobody ever touched would
+/// cost a page fault per page, so the page tables are asked first.
+fn used_pages(ram: &GuestRam, range: &RamRange) -> Result<Vec<bool>, DumpError> {
+    // Without /proc (or in a sandbox that hides it) every page counts as used: slower, equally right.
+    let mut used = pagemap(range).unwrap_or_else(|_| vec![true; range.length / PAGE_SIZE]);
+    let page = PAGE_SIZE as u64;
+    let (start, end) = (range.file_offset, range.file_offset + range.length as u64);
+    for overlay in ram.overlays().iter().filter(|overlay| overlay.at >= start && overlay.at < end) {
+        let data =
+            data_ranges(&overlay.file, overlay.file_offset + overlay.length).map_err(DumpError::Holes)?;
+        for (from, to) in data {
+            let from = from.max(overlay.file_offset);
+            if from >= to {
+                continue;
+            }
+            let base = overlay.at - start;
+            let first = (base + (from - overlay.file_offset)) / page;
+            let last = (base + (to - overlay.file_offset)).div_ceil(page);
+            let (Ok(first), Ok(last)) = (usize::try_from(first), usize::try_from(last)) else { continue };
+            used.get_mut(first..last).unwrap_or_default().fill(true);
+        }
+    }
+    Ok(used)
+}
+
+fn pagemap(range: &RamRange) -> io::Result<Vec<bool>> {
+    let file = File::open("/proc/self/pagemap")?;
+    let pages = range.length / PAGE_SIZE;
+    let first = range.host.addr() / PAGE_SIZE;
+    let mut used = Vec::with_capacity(pages);
+    let mut buffer = vec![0u8; PAGEMAP_BATCH * 8];
+    while used.len() < pages {
+        let count = (pages - used.len()).min(PAGEMAP_BATCH);
+        let bytes = buffer.get_mut(..count * 8).unwrap_or_default();
+        file.read_exact_at(bytes, (first + used.len()) as u64 * 8)?;
+        let (entries, _) = bytes.as_chunks::<8>();
+        used.extend(entries.iter().map(|entry| u64::from_le_bytes(*entry) & PAGEMAP_USED != 0));
+    }
+    Ok(used)
+}
+
+struct Writer<'a> {
+    file: &'a File,
+    path: &'a Path,
+    hash: ContentHash,
+    stored: u64,
+}
+
+impl Writer<'_> {
+    fn range(&mut self, range: &RamRange, used: &[bool]) -> Result<(), DumpError> {
+        // SAFETY: the range is a live mapping of that length, and by this module's contract nobody writes to it
+        // while the snapshot is taken. Files mapped into it are longer than what is mapped of them.
+        let memory = unsafe { std::slice::from_raw_parts(range.host.cast_const(), range.length) };
+        let first_page = range.file_offset / PAGE_SIZE as u64;
+        let mut run_start = 0;
+        let mut run = 0;
+        for (index, (page, used)) in memory.chunks_exact(PAGE_SIZE).zip(used).enumerate() {
+            let stored = *used && !is_zero(page);
+            if stored {
+                self.hash.page(first_page + index as u64, page);
+                if run == 0 {
+                    run_start = index;
+                }
+                run += 1;
+            }
+            if run > 0 && (!stored || run == RUN_PAGES) {
+                self.write(memory, range.file_offset, run_start, run)?;
+                run = 0;
+            }
+        }
+        if run > 0 {
+            self.write(memory, range.file_offset, run_start, run)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, memory: &[u8], base: u64, page: usize, count: usize) -> Result<(), DumpError> {
+        let start = page * PAGE_SIZE;
+        let bytes = memory.get(start..start + count * PAGE_SIZE).unwrap_or_default();
+        let offset = base + start as u64;
+        self.file.write_all_at(bytes, offset).map_err(|source| DumpError::Write {
+            path: self.path.to_owned(),
+            offset,
+            source,
+        })?;
+        self.stored += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::restore::{RestoreMode, restore};
+    use crate::snapshot::{MEMORY_FILE, memory_checksum};
+    use std::os::unix::fs::MetadataExt;
+    use vm_memory::{Bytes, GuestAddress};
+
+    const SIZE: u64 = 64 << 20;
+
+    #[test]
+    fn memory_is_sparse_checked_and_comes_back_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let ram = GuestRam::new(SIZE).unwrap();
+        let pattern: Vec<u8> = (0..=255u8).cycle().take(3 << 20).collect();
+        ram.memory().write_slice(&pattern, GuestAddress(0x10_0123)).unwrap();
+        ram.memory().write_slice(&[1], GuestAddress(SIZE - 1)).unwrap();
+        ram.memory().write_slice(&[0; 4096], GuestAddress(0x200_0000)).unwrap();
+        let path = dir.path().join(MEMORY_FILE);
+        let first = dump(&ram, &path).unwrap();
+        let pages = (3 << 20) / 4096 + 1 + 1;
+        assert_eq!(first.stored_bytes, pages * 4096);
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), SIZE);
+        assert!(metadata.blocks() * 512 < 2 * first.stored_bytes, "not sparse");
+        assert_eq!(memory_checksum(&path).unwrap(), first.checksum);
+
+        // A guest restored from it and saved again without having touched anything is the same.
+        let again = restore(dir.path(), SIZE, RestoreMode::Lazy).unwrap();
+        let second_path = dir.path().join("again");
+        let second = dump(&again, &second_path).unwrap();
+        assert_eq!(second.checksum, first.checksum);
+        assert_eq!(second.stored_bytes, first.stored_bytes);
+        // Pages that were zeroed or written since are seen.
+        again.memory().write_slice(&vec![0; 3 << 20], GuestAddress(0x10_0123)).unwrap();
+        again.memory().write_slice(&[7], GuestAddress(0x300_0000)).unwrap();
+        let third = dump(&again, &dir.path().join("third")).unwrap();
+        assert_eq!(third.stored_bytes, 2 * 4096);
+        let mut last = [0u8];
+        again.memory().read_slice(&mut last, GuestAddress(SIZE - 1)).unwrap();
+        assert_eq!(last, [1]);
+    }
+
+    #[test]
+    fn a_mapped_memory_file_is_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(MEMORY_FILE);
+        let ram = GuestRam::new(1 << 20).unwrap();
+        dump(&ram, &path).unwrap();
+        assert!(matches!(dump(&ram, &path), Err(DumpError::Create { .. })));
+    }
+}
