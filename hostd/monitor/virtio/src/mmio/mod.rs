@@ -2,6 +2,8 @@
 
 mod persist;
 mod registers;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 pub use persist::{QueueRecord, RestoreError, TransportState};
