@@ -6,7 +6,7 @@
 
 use std::env;
 use std::error::Error;
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -174,6 +174,26 @@ impl Cache {
         files::rename(&work, &entry)?;
         Ok(entry)
     }
+
+    /// Removes all but the `keep` newest entries of a kind, for kinds whose entries change with every build.
+    ///
+    /// # Errors
+    /// When the entries cannot be listed or removed.
+    pub fn prune(&self, kind: &str, keep: usize) -> Result<(), CacheError> {
+        let _lock = self.lock(kind)?;
+        let folder = self.folder(kind)?;
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed("read folder", &folder))? {
+            let entry = entry.map_err(failed("read folder", &folder))?;
+            let made = entry.metadata().and_then(|data| data.modified());
+            entries.push((made.map_err(failed("look at", &entry.path()))?, entry.path()));
+        }
+        entries.sort();
+        for (_, path) in entries.iter().rev().skip(keep) {
+            files::remove(path)?;
+        }
+        Ok(())
+    }
 }
 
 fn place(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
@@ -232,6 +252,23 @@ mod tests {
             }
         });
         assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn only_the_newest_entries_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let entries: Vec<PathBuf> = (0..5)
+            .map(|n| {
+                std::thread::sleep(std::time::Duration::from_millis(15));
+                let key = Key::new().with("v", n.to_string());
+                cache.get_or_make("thing", &key, |work| files::write(&work.join("file"), "x")).unwrap()
+            })
+            .collect();
+        cache.prune("thing", 2).unwrap();
+        let stay: Vec<bool> = entries.iter().map(|entry| entry.exists()).collect();
+        assert_eq!(stay, [false, false, false, true, true]);
+        cache.prune("nothing", 2).unwrap();
     }
 
     #[test]

@@ -260,7 +260,14 @@ fn prepare_data(args: &MachineArgs, data: Option<&Path>) -> Outcome {
         if let Some(parent) = path.parent() {
             files::create_dir(parent)?;
         }
-        disk::blank_data(path, args.data_mib << 20, &seed())?;
+        // By rename: a machine that still runs from the older disk keeps it to itself.
+        let blank = path.with_extension(format!("{}.new", std::process::id()));
+        let made = disk::blank_data(&blank, args.data_mib << 20, &seed());
+        if made.is_err() {
+            files::remove(&blank)?;
+        }
+        made?;
+        files::rename(&blank, path)?;
     }
     Ok(())
 }

@@ -23,6 +23,9 @@ const RECIPE: &str = "2";
 const PIP_LIMIT: Duration = Duration::from_secs(10 * 60);
 const PYTHON_LIMIT: Duration = Duration::from_secs(10 * 60);
 
+/// Finished images that stay in the cache: there is a new one with every change of the agent.
+const KEPT_IMAGES: usize = 8;
+
 /// The agent's place in the tree, and the file that tells it what to start.
 const AGENT: &str = "mote/agent";
 const RUNTIME: &str = "mote/runtime.toml";
@@ -139,6 +142,7 @@ impl Runtime {
             let uuid = uuid(&key);
             erofs::make(&tree, &out.join(&file), &uuid, Compression::Lz4).map_err(RuntimeError::Erofs)
         })?;
+        cache.prune(&format!("{}-image", self.name), KEPT_IMAGES)?;
         Ok(entry.join(file))
     }
 
