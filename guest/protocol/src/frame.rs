@@ -5,7 +5,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{MAX_BODY, MAX_HEADER};
 
-const PREFIX: usize = 8;
+/// Bytes before a frame's header: the two lengths.
+pub const PREFIX: usize = 8;
 
 /// One message with its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,15 +36,62 @@ pub enum FrameError {
 /// # Errors
 /// When the header or body is over its limit.
 pub fn encode<M: Serialize>(message: &M, body: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let header = serde_json::to_vec(message).map_err(FrameError::Header)?;
-    let header_len = bounded(header.len(), MAX_HEADER).ok_or(FrameError::HeaderTooLarge(header.len()))?;
-    let body_len = bounded(body.len(), MAX_BODY).ok_or(FrameError::BodyTooLarge(body.len()))?;
-    let mut bytes = Vec::with_capacity(PREFIX + header.len() + body.len());
-    bytes.extend_from_slice(&header_len.to_le_bytes());
-    bytes.extend_from_slice(&body_len.to_le_bytes());
-    bytes.extend_from_slice(&header);
+    let mut bytes = head(message, body.len())?;
     bytes.extend_from_slice(body);
     Ok(bytes)
+}
+
+/// Encodes everything of a frame but its body, for a writer which sends a large body from where it is.
+///
+/// # Errors
+/// When the header or the announced body is over its limit.
+pub fn head<M: Serialize>(message: &M, body_len: usize) -> Result<Vec<u8>, FrameError> {
+    let header = serde_json::to_vec(message).map_err(FrameError::Header)?;
+    let header_prefix = bounded(header.len(), MAX_HEADER).ok_or(FrameError::HeaderTooLarge(header.len()))?;
+    let body_prefix = bounded(body_len, MAX_BODY).ok_or(FrameError::BodyTooLarge(body_len))?;
+    let mut bytes = Vec::with_capacity(PREFIX + header.len());
+    bytes.extend_from_slice(&header_prefix.to_le_bytes());
+    bytes.extend_from_slice(&body_prefix.to_le_bytes());
+    bytes.extend_from_slice(&header);
+    Ok(bytes)
+}
+
+/// The two lengths at the start of a frame, in bytes, each within its limit: for a reader which reads header
+/// and body into memory of just that size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of the header.
+    pub header: usize,
+    /// Of the body.
+    pub body: usize,
+}
+
+impl Lengths {
+    /// Reads a frame's first bytes.
+    ///
+    /// # Errors
+    /// When a length is over its limit.
+    pub fn decode(prefix: [u8; PREFIX]) -> Result<Self, FrameError> {
+        let [a, b, c, d, e, f, g, h] = prefix;
+        let (header, body) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        let header = usize::try_from(header).unwrap_or(usize::MAX);
+        let body = usize::try_from(body).unwrap_or(usize::MAX);
+        if header > MAX_HEADER {
+            return Err(FrameError::HeaderTooLarge(header));
+        }
+        if body > MAX_BODY {
+            return Err(FrameError::BodyTooLarge(body));
+        }
+        Ok(Self { header, body })
+    }
+}
+
+/// Reads a frame's header.
+///
+/// # Errors
+/// When it is no message of this protocol.
+pub fn message<M: DeserializeOwned>(header: &[u8]) -> Result<M, FrameError> {
+    serde_json::from_slice(header).map_err(FrameError::Header)
 }
 
 fn bounded(len: usize, limit: usize) -> Option<u32> {
@@ -78,36 +126,26 @@ impl Decoder {
     ///
     /// # Errors
     /// As soon as a prefix names a length over its limit, or a header is no message.
+    #[expect(clippy::should_implement_trait, reason = "Which message it is only the caller knows")]
     pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<Frame<M>>, FrameError> {
         let pending = &self.buffer[self.start..];
-        let Some((header_len, rest)) = split_u32(pending) else { return Ok(None) };
-        let Some((body_len, rest)) = split_u32(rest) else { return Ok(None) };
-        if header_len > MAX_HEADER {
-            return Err(FrameError::HeaderTooLarge(header_len));
-        }
-        if body_len > MAX_BODY {
-            return Err(FrameError::BodyTooLarge(body_len));
-        }
-        if rest.len() < header_len + body_len {
+        let Some((prefix, rest)) = pending.split_first_chunk::<PREFIX>() else { return Ok(None) };
+        let lengths = Lengths::decode(*prefix)?;
+        if rest.len() < lengths.header + lengths.body {
             return Ok(None);
         }
-        let (header, rest) = rest.split_at(header_len);
-        let message = serde_json::from_slice(header).map_err(FrameError::Header)?;
-        let body = rest[..body_len].to_vec();
-        self.start += PREFIX + header_len + body_len;
+        let (header, rest) = rest.split_at(lengths.header);
+        let message = message(header)?;
+        let body = rest[..lengths.body].to_vec();
+        self.start += PREFIX + lengths.header + lengths.body;
         Ok(Some(Frame { message, body }))
     }
 
-    /// Whether bytes of an unfinished frame are held: at the end of a stream that means it was cut short.
+    /// Whether no byte of an unfinished frame is held. At the end of a stream `false` means it was cut short.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.start == self.buffer.len()
     }
-}
-
-fn split_u32(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let (head, rest) = bytes.split_first_chunk::<4>()?;
-    Some((usize::try_from(u32::from_le_bytes(*head)).ok()?, rest))
 }
 
 #[cfg(test)]

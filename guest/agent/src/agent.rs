@@ -1,0 +1,546 @@
+//! The one task that owns everything: it waits for something to happen, asks [`crate::state`] what is to be
+//! done, and does it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use mote_protocol::{
+    AgentMessage, FailureKind, Frame, FunctionSpec, HostMessage, Identity, InvokeSpec, LogStream, ResultKind,
+};
+use rustix::process::Pid;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::api::{self, Asked, Call, Reply, Upload};
+use crate::environment;
+use crate::memory;
+use crate::output::Output;
+use crate::process::{self, Credentials, Reap, SpawnError};
+use crate::runtime::{RuntimeFile, RuntimeFileError};
+use crate::session::{BoxStream, Session, SessionError};
+use crate::state::{Action, Event, Phase, Refusal, State};
+use crate::words::{ErrorObject, chain, error_report};
+
+/// How often memory is looked at during a call.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+/// Requests of the runtime that may wait for the agent.
+const ASKED: usize = 8;
+
+/// What the agent needs of the machine it is in.
+pub trait Machine {
+    /// Why it could not.
+    type Error: std::error::Error + 'static;
+
+    /// Takes a new identity: clock, randomness, name. At each start and each restore.
+    ///
+    /// # Errors
+    /// When the system refuses: a sandbox that kept its twin's randomness must not serve.
+    fn identify(&mut self, identity: &Identity) -> Result<(), Self::Error>;
+
+    /// Makes the file systems and the loopback device; once, before the runtime starts.
+    ///
+    /// # Errors
+    /// When one of them cannot be had.
+    fn prepare(&mut self, function: &FunctionSpec) -> Result<(), Self::Error>;
+
+    /// The runtime runs: from here on it is to die before the agent does.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn started(&mut self) -> Result<(), Self::Error>;
+
+    /// A snapshot is about to be taken.
+    fn settle(&mut self);
+
+    /// Says something on the machine's console.
+    fn say(&mut self, words: &str);
+}
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The runtime's description, `/mote/runtime.toml`.
+    pub runtime_file: PathBuf,
+    /// The function's code, `/var/task`.
+    pub task_root: PathBuf,
+    /// Where the Runtime API listens; port 0 for any.
+    pub api: SocketAddr,
+    /// Who the function runs as; as the agent itself if `None`.
+    pub credentials: Option<Credentials>,
+    /// Whose children are reaped.
+    pub reap: Reap,
+}
+
+/// Why the agent could not start at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// No notice of ended children.
+    #[error("Cannot listen for SIGCHLD")]
+    Signal(#[source] std::io::Error),
+}
+
+/// Why the runtime could not be started.
+#[derive(Debug, thiserror::Error)]
+enum StartError<E: std::error::Error + 'static> {
+    #[error("The sandbox could not take its identity")]
+    Identify(#[source] E),
+    #[error("The sandbox's file systems could not be made")]
+    Prepare(#[source] E),
+    #[error("The runtime is not described")]
+    Runtime(#[source] RuntimeFileError),
+    #[error("The Runtime API cannot listen on {0}")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    #[error("No pipes for the function's output")]
+    Pipe(#[source] std::io::Error),
+    #[error("The runtime does not start")]
+    Spawn(#[source] SpawnError),
+    #[error("The agent cannot be told apart from the function in a shortage of memory")]
+    Protect(#[source] E),
+}
+
+impl<E: std::error::Error + 'static> StartError<E> {
+    fn report(&self) -> Vec<u8> {
+        let kind = match self {
+            Self::Runtime(_) | Self::Spawn(_) => "Runtime.InvalidEntrypoint",
+            _ => "Sandbox.StartFailed",
+        };
+        ErrorObject::new(kind, format!("Error: {}", chain(self))).json()
+    }
+}
+
+/// Serves sessions from `sessions` (the newest one counts) until the runtime is of no further use and a host
+/// was told so, or until there can be no more sessions.
+///
+/// # Errors
+/// When it cannot be notified of ended children.
+pub async fn run<M: Machine>(
+    settings: Settings,
+    machine: M,
+    sessions: mpsc::Receiver<BoxStream>,
+) -> Result<(), AgentError> {
+    let children = signal(SignalKind::child()).map_err(AgentError::Signal)?;
+    let (asked_sender, asked) = mpsc::channel(ASKED);
+    let mut sampling = interval(SAMPLE);
+    sampling.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let now = Instant::now();
+    let agent = Agent {
+        settings,
+        machine,
+        sessions,
+        session: None,
+        children,
+        asked,
+        asked_sender: Some(asked_sender),
+        state: State::default(),
+        runtime: None,
+        held: None,
+        call: None,
+        failure: None,
+        sampling,
+        started: now,
+        resumed: now,
+        handed_over: now,
+        peak_memory_kb: 0,
+    };
+    agent.serve().await;
+    Ok(())
+}
+
+struct Agent<M> {
+    settings: Settings,
+    machine: M,
+    sessions: mpsc::Receiver<BoxStream>,
+    session: Option<Session>,
+    children: Signal,
+    asked: mpsc::Receiver<Asked>,
+    /// Taken by the server at `Start`.
+    asked_sender: Option<mpsc::Sender<Asked>>,
+    state: State,
+    runtime: Option<Runtime>,
+    /// The one long poll, `restore/next` or `next`.
+    held: Option<oneshot::Sender<Reply>>,
+    /// The call that waits to be handed over.
+    call: Option<(InvokeSpec, Vec<u8>)>,
+    /// What a host has to be told yet before all ends.
+    failure: Option<(FailureKind, Vec<u8>)>,
+    sampling: Interval,
+    started: Instant,
+    resumed: Instant,
+    handed_over: Instant,
+    peak_memory_kb: u64,
+}
+
+struct Runtime {
+    pid: Pid,
+    output: Output,
+    ended: bool,
+}
+
+enum Happening {
+    Session(Option<BoxStream>),
+    Frame(Result<Option<Frame<HostMessage>>, SessionError>),
+    Asked(Asked),
+    Left,
+    Child,
+    Output(LogStream, Vec<u8>),
+    Sample,
+}
+
+/// What came with an event and is needed to carry its actions out.
+#[derive(Default)]
+struct Attached {
+    reply: Option<oneshot::Sender<Reply>>,
+    upload: Upload,
+    request_id: String,
+    /// For `Fail`: the error object.
+    report: Vec<u8>,
+}
+
+impl<M: Machine> Agent<M> {
+    async fn serve(mut self) {
+        loop {
+            match self.happening().await {
+                Happening::Session(Some(stream)) => self.plugged(stream).await,
+                Happening::Session(None) => return,
+                Happening::Frame(Ok(Some(frame))) => self.ordered(frame).await,
+                Happening::Frame(Ok(None)) => self.unplug().await,
+                Happening::Frame(Err(error)) => self.broken(&error).await,
+                Happening::Asked(asked) => self.asked(asked).await,
+                Happening::Left => {
+                    self.held = None;
+                    self.step(Event::Left, Attached::default()).await;
+                }
+                Happening::Child => self.child().await,
+                Happening::Output(stream, bytes) => self.send(&AgentMessage::Log { stream }, &bytes).await,
+                Happening::Sample => self.sample(),
+            }
+            if self.told().await {
+                return;
+            }
+        }
+    }
+
+    async fn happening(&mut self) -> Happening {
+        let Self { sessions, session, children, asked, runtime, held, sampling, state, .. } = self;
+        let plugged = session.is_some();
+        let serving = state.phase() == Phase::Serving;
+        tokio::select! {
+            biased;
+            stream = sessions.recv() => Happening::Session(stream),
+            frame = next_frame(session) => Happening::Frame(frame),
+            Some(asked) = asked.recv() => Happening::Asked(asked),
+            () = hung_up(held) => Happening::Left,
+            Some(()) = children.recv() => Happening::Child,
+            _ = sampling.tick(), if serving => Happening::Sample,
+            // Without a host the output stays in its pipe; a function that fills it waits.
+            (stream, bytes) = next_output(runtime), if plugged => Happening::Output(stream, bytes),
+        }
+    }
+
+    async fn plugged(&mut self, stream: BoxStream) {
+        if self.session.take().is_some() {
+            self.step(Event::Unplugged, Attached::default()).await;
+        }
+        self.session = Some(Session::new(stream));
+    }
+
+    async fn unplug(&mut self) {
+        self.session = None;
+        self.step(Event::Unplugged, Attached::default()).await;
+    }
+
+    async fn broken(&mut self, error: &SessionError) {
+        self.machine.say(&chain(error));
+        self.unplug().await;
+    }
+
+    async fn ordered(&mut self, frame: Frame<HostMessage>) {
+        match frame.message {
+            HostMessage::Start { function, identity } => self.start(&function, &identity).await,
+            HostMessage::Quiesce => self.step(Event::Quiesce, Attached::default()).await,
+            HostMessage::Resume { identity } => {
+                self.resumed = Instant::now();
+                if let Err(error) = self.machine.identify(&identity) {
+                    let error = StartError::Identify(error);
+                    return self.fail(FailureKind::Agent, error.report()).await;
+                }
+                self.step(Event::Resume, Attached::default()).await;
+            }
+            HostMessage::Invoke { invoke } => {
+                let request_id = invoke.request_id.clone();
+                // Of two overlapping calls the first stays; the state machine ends it all anyway.
+                self.call.get_or_insert((invoke, frame.body));
+                self.step(Event::Invoke { request_id: &request_id }, Attached::default()).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, function: &FunctionSpec, identity: &Identity) {
+        self.started = Instant::now();
+        let Some(asked) = self.asked_sender.take() else {
+            let report = ErrorObject::new("Sandbox.Protocol", "Error: A sandbox starts once").json();
+            return self.fail(FailureKind::Agent, report).await;
+        };
+        match self.launch(function, identity, asked).await {
+            Ok(runtime) => self.runtime = Some(runtime),
+            Err(error) => self.fail(FailureKind::Agent, error.report()).await,
+        }
+    }
+
+    async fn launch(
+        &mut self,
+        function: &FunctionSpec,
+        identity: &Identity,
+        asked: mpsc::Sender<Asked>,
+    ) -> Result<Runtime, StartError<M::Error>> {
+        self.machine.identify(identity).map_err(StartError::Identify)?;
+        self.machine.prepare(function).map_err(StartError::Prepare)?;
+        let description = RuntimeFile::load(&self.settings.runtime_file).map_err(StartError::Runtime)?;
+        let at = self.settings.api;
+        let listener = TcpListener::bind(at).await.map_err(|e| StartError::Listen(at, e))?;
+        let address = listener.local_addr().map_err(|e| StartError::Listen(at, e))?.to_string();
+        tokio::spawn(api::serve(listener, asked));
+        let root = &self.settings.task_root;
+        let environment =
+            environment::build(function, identity, &description, &address, &root.to_string_lossy());
+        let (output, ends) = Output::new().map_err(StartError::Pipe)?;
+        let who = self.settings.credentials;
+        let pid = process::spawn(&description.exec, &function.handler, &environment, root, who, ends)
+            .map_err(StartError::Spawn)?;
+        self.machine.started().map_err(StartError::Protect)?;
+        Ok(Runtime { pid, output, ended: false })
+    }
+
+    async fn asked(&mut self, asked: Asked) {
+        let Asked { call, request_id, upload, reply } = asked;
+        let event = match call {
+            Call::RestoreNext => Event::RestoreNext,
+            Call::Next => Event::Next,
+            Call::Answer(kind) => {
+                let kind = if upload.too_large { ResultKind::Error } else { kind };
+                Event::Answer { request_id: &request_id, kind }
+            }
+            Call::InitError => Event::InitError,
+            Call::RestoreError => Event::RestoreError,
+        };
+        let attached =
+            Attached { reply: Some(reply), upload, request_id: request_id.clone(), report: Vec::new() };
+        self.step(event, attached).await;
+    }
+
+    async fn child(&mut self) {
+        let Some(runtime) = &mut self.runtime else { return };
+        let Some(status) = process::reap(self.settings.reap, runtime.pid) else { return };
+        runtime.ended = true;
+        let report = ErrorObject::exit(self.state.serving(), status).json();
+        self.step(Event::Exited, Attached { report, ..Attached::default() }).await;
+    }
+
+    async fn step(&mut self, event: Event<'_>, mut attached: Attached) {
+        for action in self.state.step(event) {
+            self.act(action, &mut attached).await;
+        }
+    }
+
+    async fn act(&mut self, action: Action, attached: &mut Attached) {
+        match action {
+            Action::Hold => {
+                if let Some(before) = std::mem::replace(&mut self.held, attached.reply.take()) {
+                    refuse(Some(before), StatusCode::FORBIDDEN, wrong_state("this was asked again"));
+                }
+            }
+            Action::Accept if attached.upload.too_large => {
+                refuse(
+                    attached.reply.take(),
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    ErrorObject::request_too_large(),
+                );
+            }
+            Action::Accept => reply(attached.reply.take(), Reply::Accepted),
+            Action::Refuse(Refusal::State(phase)) => {
+                refuse(attached.reply.take(), StatusCode::FORBIDDEN, wrong_state(state_words(phase)));
+            }
+            Action::Refuse(Refusal::RequestId) => {
+                let error = ErrorObject::new("InvalidRequestID", "Invalid request ID");
+                refuse(attached.reply.take(), StatusCode::BAD_REQUEST, error);
+            }
+            Action::Release => reply(self.held.take(), Reply::Restored),
+            Action::HandOver => {
+                if let Some((invoke, event)) = self.call.take() {
+                    self.sample();
+                    self.sampling.reset();
+                    self.handed_over = Instant::now();
+                    reply(self.held.take(), Reply::Event(invoke, event));
+                }
+            }
+            Action::Forget => self.call = None,
+            Action::Ready => {
+                self.sample();
+                self.drain().await;
+                self.send(&AgentMessage::Ready { init_us: micros(self.started) }, &[]).await;
+            }
+            Action::Resumed => {
+                self.send(&AgentMessage::Resumed { resume_us: micros(self.resumed) }, &[]).await;
+            }
+            Action::Result(kind) => self.result(kind, attached).await,
+            Action::Settle => self.settle().await,
+            Action::Fail(kind) => {
+                let upload = std::mem::take(&mut attached.upload);
+                let report = match kind {
+                    FailureKind::Init => error_report(upload.bytes, upload.error_type.as_deref()),
+                    FailureKind::Exit | FailureKind::Agent => std::mem::take(&mut attached.report),
+                };
+                self.failure = Some((kind, report));
+            }
+            Action::Violation(words) => {
+                let report = ErrorObject::new("Sandbox.Protocol", format!("Error: {words}")).json();
+                self.failure = Some((FailureKind::Agent, report));
+            }
+        }
+    }
+
+    async fn result(&mut self, kind: ResultKind, attached: &mut Attached) {
+        let duration_us = micros(self.handed_over);
+        self.sample();
+        self.drain().await;
+        let upload = &mut attached.upload;
+        let body = std::mem::take(&mut upload.bytes);
+        let (body, content_type) = match kind {
+            _ if upload.too_large => (ErrorObject::response_too_large().json(), None),
+            ResultKind::Error => (error_report(body, upload.error_type.as_deref()), None),
+            ResultKind::Response => (body, upload.content_type.take()),
+        };
+        let message = AgentMessage::Result {
+            request_id: std::mem::take(&mut attached.request_id),
+            kind,
+            content_type,
+            duration_us,
+            peak_memory_kb: self.peak_memory_kb,
+        };
+        self.send(&message, &body).await;
+    }
+
+    async fn settle(&mut self) {
+        self.drain().await;
+        self.machine.settle();
+        if let Some(session) = self.session.take() {
+            session.close().await;
+        }
+    }
+
+    /// Ends the sandbox for a reason of the agent's own.
+    async fn fail(&mut self, kind: FailureKind, report: Vec<u8>) {
+        self.step(Event::Exited, Attached::default()).await;
+        self.failure = Some((kind, report));
+    }
+
+    /// Tells a host of the failure, if there are both; true when that was the last thing to do.
+    async fn told(&mut self) -> bool {
+        if self.failure.is_none() || self.session.is_none() {
+            return false;
+        }
+        self.drain().await;
+        let Some((kind, report)) = self.failure.take() else { return false };
+        self.send(&AgentMessage::Failed { kind }, &report).await;
+        match self.session.take() {
+            Some(session) => {
+                session.finish().await;
+                true
+            }
+            // The host went away just now: tell the next one.
+            None => {
+                self.failure = Some((kind, report));
+                false
+            }
+        }
+    }
+
+    /// Sends on all output written so far.
+    async fn drain(&mut self) {
+        let Some(mut runtime) = self.runtime.take() else { return };
+        let mut left = runtime.output.pending();
+        while self.session.is_some() {
+            let Some((stream, bytes)) = runtime.output.written(&mut left) else { break };
+            self.send(&AgentMessage::Log { stream }, bytes).await;
+        }
+        self.runtime = Some(runtime);
+    }
+
+    /// Sends a frame if there is a host; a session that does not take it is over.
+    async fn send(&mut self, message: &AgentMessage, body: &[u8]) {
+        let Some(session) = &mut self.session else { return };
+        if let Err(error) = session.send(message, body).await {
+            self.machine.say(&chain(&error));
+            self.session = None;
+            for action in self.state.step(Event::Unplugged) {
+                if action == Action::Forget {
+                    self.call = None;
+                }
+            }
+        }
+    }
+
+    fn sample(&mut self) {
+        self.peak_memory_kb = self.peak_memory_kb.max(memory::used_kb());
+    }
+}
+
+async fn next_frame(session: &mut Option<Session>) -> Result<Option<Frame<HostMessage>>, SessionError> {
+    match session {
+        Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn hung_up(held: &mut Option<oneshot::Sender<Reply>>) {
+    match held {
+        Some(held) => held.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_output(runtime: &mut Option<Runtime>) -> (LogStream, Vec<u8>) {
+    match runtime {
+        Some(runtime) => {
+            let (stream, bytes) = runtime.output.next().await;
+            (stream, bytes.to_vec())
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn reply(to: Option<oneshot::Sender<Reply>>, reply: Reply) {
+    if let Some(to) = to {
+        // A runtime that hung up meanwhile has no use for it.
+        let _ = to.send(reply);
+    }
+}
+
+fn refuse(to: Option<oneshot::Sender<Reply>>, status: StatusCode, error: ErrorObject) {
+    reply(to, Reply::Refused(status, error));
+}
+
+fn wrong_state(because: &str) -> ErrorObject {
+    ErrorObject::new("InvalidStateTransition", format!("Not allowed now: {because}"))
+}
+
+fn state_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "the runtime is starting",
+        Phase::AtSnapshot => "the runtime waits at restore/next",
+        Phase::Restoring => "the runtime is being restored",
+        Phase::Away => "no call is under way",
+        Phase::Waiting => "the runtime waits for a call",
+        Phase::Serving => "a call is under way",
+        Phase::Failed => "the sandbox is ending",
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

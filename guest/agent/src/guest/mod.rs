@@ -1,0 +1,85 @@
+//! What only PID 1 of a microVM does.
+
+mod identity;
+pub mod link;
+mod mounts;
+mod power;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use mote_protocol::{FunctionSpec, Identity};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::agent::Machine;
+pub use identity::IdentityError;
+pub use mounts::MountError;
+pub use power::restart;
+
+/// Limits of a function as on Lambda: processes and threads, open files; and no core files.
+const LIMITS: &[(Resource, u64)] = &[(Resource::Nproc, 1024), (Resource::Nofile, 1024), (Resource::Core, 0)];
+
+/// The flags file of the loopback device and `IFF_UP | IFF_LOOPBACK`: up, it gets 127.0.0.1 from the kernel.
+const LOOPBACK: (&str, &str) = ("/sys/class/net/lo/flags", "0x9");
+
+/// The agent's own: the kernel kills everything else first.
+const OOM_SCORE: (&str, &str) = ("/proc/self/oom_score_adj", "-1000");
+
+/// A microVM from inside.
+#[derive(Debug, Default)]
+pub struct Guest;
+
+/// Why the microVM could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// Clock, randomness or name.
+    #[error("The identity could not be taken")]
+    Identity(#[source] IdentityError),
+    /// A file system.
+    #[error("A file system could not be mounted")]
+    Mount(#[source] MountError),
+    /// A file of the kernel.
+    #[error("Cannot write {0}")]
+    Write(PathBuf, #[source] std::io::Error),
+    /// A limit, or the promise never to gain privileges.
+    #[error("The function could not be limited")]
+    Limit(#[source] rustix::io::Errno),
+}
+
+fn write((path, text): (&str, &str)) -> Result<(), GuestError> {
+    std::fs::write(path, text).map_err(|e| GuestError::Write(path.into(), e))
+}
+
+impl Machine for Guest {
+    type Error = GuestError;
+
+    fn identify(&mut self, identity: &Identity) -> Result<(), GuestError> {
+        identity::apply(identity).map_err(GuestError::Identity)
+    }
+
+    fn prepare(&mut self, function: &FunctionSpec) -> Result<(), GuestError> {
+        mounts::make(function.storage_mb).map_err(GuestError::Mount)?;
+        write(LOOPBACK)?;
+        for (resource, limit) in LIMITS {
+            // Set on the agent, which is root and needs few files, and inherited by the function.
+            let limit = Rlimit { current: Some(*limit), maximum: Some(*limit) };
+            setrlimit(*resource, limit).map_err(GuestError::Limit)?;
+        }
+        rustix::thread::set_no_new_privs(true).map_err(GuestError::Limit)
+    }
+
+    fn started(&mut self) -> Result<(), GuestError> {
+        // After the runtime was started: it would inherit it.
+        write(OOM_SCORE)
+    }
+
+    fn settle(&mut self) {
+        // Nothing written outlives this machine, so there is nothing to sync; the page cache stays, since a
+        // restored function reads the very files again.
+    }
+
+    fn say(&mut self, words: &str) {
+        // A console that is gone is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "mote-agent: {words}");
+    }
+}

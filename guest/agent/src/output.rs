@@ -1,0 +1,182 @@
+//! What the runtime writes to its standard output and error: two pipes.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use mote_protocol::LogStream;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::net::unix::pipe::Receiver;
+
+/// Largest piece of output read at once, bytes: what a pipe holds.
+const PIECE: usize = 64 * 1024;
+
+/// The reading ends.
+#[derive(Debug)]
+pub struct Output {
+    stdout: Option<Receiver>,
+    stderr: Option<Receiver>,
+    buffer: Vec<u8>,
+}
+
+/// The writing ends, for the process.
+#[derive(Debug)]
+pub struct Ends {
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+impl Output {
+    /// Two new pipes.
+    ///
+    /// # Errors
+    /// When the system has no more of them.
+    pub fn new() -> io::Result<(Self, Ends)> {
+        let (stdout, stdout_end) = pipe()?;
+        let (stderr, stderr_end) = pipe()?;
+        let output = Self { stdout: Some(stdout), stderr: Some(stderr), buffer: vec![0; PIECE] };
+        Ok((output, Ends { stdout: stdout_end, stderr: stderr_end }))
+    }
+
+    /// Waits for output; never ends once both pipes are closed. Nothing is lost when it is cancelled.
+    pub async fn next(&mut self) -> (LogStream, &[u8]) {
+        loop {
+            let stream = tokio::select! {
+                () = readable(&self.stdout) => LogStream::Stdout,
+                () = readable(&self.stderr) => LogStream::Stderr,
+            };
+            let len = self.read(stream, PIECE);
+            if len > 0 {
+                return (stream, &self.buffer[..len]);
+            }
+        }
+    }
+
+    /// Takes the next piece of what was already written when this was called; `left` is [`Self::pending`]'s
+    /// answer from then and counts down. A function that goes on writing cannot keep the caller here.
+    pub fn written(&mut self, left: &mut Pending) -> Option<(LogStream, &[u8])> {
+        let (stream, bound) = match *left {
+            Pending { stdout, .. } if stdout > 0 => (LogStream::Stdout, &mut left.stdout),
+            Pending { stderr, .. } if stderr > 0 => (LogStream::Stderr, &mut left.stderr),
+            _ => return None,
+        };
+        let len = self.read(stream, PIECE.min(*bound));
+        *bound = if len == 0 { 0 } else { *bound - len };
+        if len > 0 { Some((stream, &self.buffer[..len])) } else { self.written_rest(left) }
+    }
+
+    /// How many bytes wait in the pipes.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        Pending { stdout: waiting(self.stdout.as_ref()), stderr: waiting(self.stderr.as_ref()) }
+    }
+
+    fn written_rest(&mut self, left: &mut Pending) -> Option<(LogStream, &[u8])> {
+        if left.stdout == 0 && left.stderr == 0 { None } else { self.written(left) }
+    }
+
+    /// Reads what is there, at most `limit` bytes; closes the pipe at its end.
+    fn read(&mut self, stream: LogStream, limit: usize) -> usize {
+        let slot = match stream {
+            LogStream::Stdout => &mut self.stdout,
+            LogStream::Stderr => &mut self.stderr,
+        };
+        let Some(pipe) = slot else { return 0 };
+        let buffer = &mut self.buffer[..limit.min(PIECE)];
+        let result = match pipe.try_read(buffer) {
+            // The pipe may hold bytes which the event loop has not heard of yet.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                rustix::io::read(&*pipe, buffer).map_err(io::Error::from)
+            }
+            other => other,
+        };
+        match result {
+            Ok(len) if len > 0 => len,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+            Ok(_) | Err(_) => {
+                *slot = None;
+                0
+            }
+        }
+    }
+}
+
+/// Bytes in the pipes at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    stdout: usize,
+    stderr: usize,
+}
+
+fn waiting(pipe: Option<&Receiver>) -> usize {
+    let bytes = pipe.and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok()).unwrap_or(0);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+async fn readable(pipe: &Option<Receiver>) {
+    match pipe {
+        // An error shows when it is read.
+        Some(pipe) => drop(pipe.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn pipe() -> io::Result<(Receiver, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    // Only our end becomes non-blocking: a function that writes faster than the host reads must wait, not fail.
+    Ok((Receiver::from_owned_fd(read)?, write))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collect(output: &mut Output) -> Vec<(LogStream, Vec<u8>)> {
+        let mut left = output.pending();
+        let mut pieces = Vec::new();
+        while let Some((stream, bytes)) = output.written(&mut left) {
+            pieces.push((stream, bytes.to_vec()));
+        }
+        pieces
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_seen_without_waiting() {
+        let (mut output, ends) = Output::new().unwrap();
+        assert_eq!(collect(&mut output), []);
+        rustix::io::write(&ends.stdout, b"one").unwrap();
+        rustix::io::write(&ends.stderr, b"two").unwrap();
+        let expected = vec![(LogStream::Stdout, b"one".to_vec()), (LogStream::Stderr, b"two".to_vec())];
+        assert_eq!(collect(&mut output), expected);
+        assert_eq!(collect(&mut output), []);
+        // And again, now that the event loop has heard of both.
+        rustix::io::write(&ends.stderr, b"three").unwrap();
+        assert_eq!(output.next().await, (LogStream::Stderr, b"three".as_slice()));
+        rustix::io::write(&ends.stderr, b"four").unwrap();
+        assert_eq!(collect(&mut output), [(LogStream::Stderr, b"four".to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn a_full_pipe_comes_whole_and_no_more_than_was_there() {
+        let (mut output, ends) = Output::new().unwrap();
+        let written = rustix::io::write(&ends.stdout, &[b'x'; PIECE]).unwrap();
+        let mut left = output.pending();
+        let (_, first) = output.written(&mut left).unwrap();
+        assert_eq!(first.len(), written);
+        rustix::io::write(&ends.stdout, b"later").unwrap();
+        assert!(output.written(&mut left).is_none());
+        assert_eq!(collect(&mut output), [(LogStream::Stdout, b"later".to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn closed_pipes_are_quiet() {
+        let (mut output, ends) = Output::new().unwrap();
+        rustix::io::write(&ends.stdout, b"last").unwrap();
+        drop(ends);
+        assert_eq!(output.next().await, (LogStream::Stdout, b"last".as_slice()));
+        let more = tokio::time::timeout(std::time::Duration::from_millis(50), output.next()).await;
+        assert!(more.is_err());
+        assert_eq!(collect(&mut output), []);
+    }
+}

@@ -1,0 +1,237 @@
+//! The Runtime API as an unmodified `awslambdaric` uses it.
+
+mod support;
+
+use std::time::Duration;
+
+use mote_protocol::{FailureKind, HostMessage, MAX_BODY, MAX_PAYLOAD, ResultKind};
+use serde_json::json;
+use support::{Sandbox, UNACCEPTABLE, call, identity, python};
+
+#[tokio::test]
+async fn a_function_is_settled_restored_and_called() {
+    let mut sandbox = Sandbox::new().await;
+    let output = sandbox.ready("app.handler").await;
+    assert_eq!(output, "settling\n");
+    sandbox.snapshot_and_resume().await;
+
+    let outcome = sandbox.call("call-1", json!({"do": "describe", "n": 1})).await;
+    assert_eq!(outcome.kind, ResultKind::Response);
+    assert_eq!(outcome.stdout, "restored\n");
+    assert!(outcome.peak_memory_kb > 1000);
+    let seen = outcome.json();
+    assert_eq!(seen["event"], json!({"do": "describe", "n": 1}));
+    assert_eq!(seen["hooks"], json!(["before", "after"]));
+    assert_eq!(seen["request_id"], "call-1");
+    assert_eq!(seen["arn"], "arn:aws:lambda:us-east-1:000000000000:function:app");
+    assert_eq!(seen["custom"], json!({"from": "caller"}));
+    assert_eq!(seen["trace"], "Root=1-67891233-abcdef012345678912345678");
+    assert_eq!(seen["folder"], concat!(env!("CARGO_MANIFEST_DIR"), "/tests/function"));
+    assert_eq!(seen["stage"], "test");
+    let remaining = seen["remaining_ms"].as_i64().unwrap();
+    assert!((1..=30_000).contains(&remaining), "{remaining}");
+    assert!(seen["log_stream"].as_str().unwrap().ends_with("/[$LATEST]cold"), "{seen}");
+
+    // Warm, on the same session; then settled once more, as for a snapshot of a warm function.
+    for n in 2..5 {
+        let event = json!({ "n": n });
+        assert_eq!(sandbox.call(&format!("call-{n}"), event.clone()).await.json(), event);
+    }
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(sandbox.call("call-5", json!([1, null])).await.json(), json!([1, null]));
+}
+
+#[tokio::test]
+async fn an_exception_comes_with_its_traceback_and_the_next_call_works() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    let outcome = sandbox.call("call-1", json!({"do": "fail", "message": "broken é"})).await;
+    assert_eq!(outcome.kind, ResultKind::Error);
+    let error = outcome.json();
+    assert_eq!(error["errorType"], "ValueError");
+    assert_eq!(error["errorMessage"], "broken é");
+    let trace = error["stackTrace"].as_array().unwrap();
+    assert!(
+        trace.last().unwrap().as_str().unwrap().contains("raise ValueError(event[\"message\"])"),
+        "{error}"
+    );
+    assert!(outcome.stdout.contains("[ERROR] ValueError: broken é"), "{}", outcome.stdout);
+    assert_eq!(sandbox.call("call-2", json!("fine")).await.json(), json!("fine"));
+}
+
+#[tokio::test]
+async fn an_exception_with_a_message_of_megabytes_is_told() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    for size in [500_000, 3_000_000] {
+        let message = "m".repeat(size);
+        let outcome = sandbox.call("call", json!({"do": "fail", "message": message.clone()})).await;
+        assert_eq!(outcome.json()["errorMessage"], message);
+    }
+}
+
+#[tokio::test]
+async fn all_output_of_a_call_comes_before_its_result() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    let outcome = sandbox.call("call-1", json!({"do": "chatty", "lines": 5000})).await;
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines.len(), 5003);
+    assert_eq!(lines[0], "restored");
+    assert!(lines[5000].starts_with("out 4999 "), "{}", lines[5000]);
+    assert_eq!(lines[5001..], ["from a thread", "from a child"]);
+    assert_eq!(outcome.stderr.lines().count(), 5000);
+    let quiet = sandbox.call("call-2", json!(1)).await;
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+}
+
+#[tokio::test]
+async fn payloads_at_the_limit_pass() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    let overhead = json!({"do": "echo_size", "filler": ""}).to_string().len();
+    let filler = "f".repeat(MAX_PAYLOAD - overhead);
+    let outcome = sandbox.call("call-1", json!({"do": "echo_size", "filler": filler})).await;
+    assert_eq!(outcome.json(), json!(MAX_PAYLOAD - overhead));
+    let outcome = sandbox.call("call-2", json!({"do": "large", "bytes": MAX_BODY})).await;
+    assert_eq!((outcome.kind, outcome.body.len()), (ResultKind::Response, MAX_BODY));
+}
+
+#[tokio::test]
+async fn a_response_over_the_limit_is_an_error_in_lambdas_words() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    let outcome = sandbox.call("call-1", json!({"do": "large", "bytes": 7 * 1024 * 1024})).await;
+    assert_eq!(outcome.kind, ResultKind::Error);
+    let expected = json!({
+        "errorType": "Function.ResponseSizeTooLarge",
+        "errorMessage": "Response payload size exceeded maximum allowed payload size (6291556 bytes).",
+    });
+    assert_eq!(outcome.json(), expected);
+    // The runtime takes the refusal for its own end.
+    let (kind, body, _) = sandbox.failure().await;
+    assert_eq!(kind, FailureKind::Exit);
+    assert_eq!(body["errorType"], "Runtime.ExitError");
+}
+
+#[tokio::test]
+async fn the_end_of_the_process_is_told_in_lambdas_words() {
+    for (event, words) in
+        [(json!({"do": "leave", "status": 3}), "exit status 3"), (json!({"do": "kill"}), "signal: killed")]
+    {
+        let mut sandbox = Sandbox::resumed("app.handler").await;
+        sandbox.invoke("call-1", &event).await;
+        let (kind, body, output) = sandbox.failure().await;
+        assert_eq!(kind, FailureKind::Exit);
+        let message = format!("RequestId: call-1 Error: Runtime exited with error: {words}");
+        assert_eq!(body, json!({"errorType": "Runtime.ExitError", "errorMessage": message}));
+        assert_eq!(output.contains("leaving"), event["do"] == "leave");
+    }
+}
+
+#[tokio::test]
+async fn a_module_that_does_not_import_fails_to_start() {
+    let mut sandbox = Sandbox::new().await;
+    sandbox.start("no_import.handler").await;
+    let (kind, body, output) = sandbox.failure().await;
+    assert_eq!(kind, FailureKind::Init);
+    assert_eq!(body["errorType"], "Runtime.ImportModuleError");
+    let message = "Unable to import module 'no_import': No module named 'a_module_that_is_not_there'";
+    assert_eq!(body["errorMessage"], message);
+    assert!(output.contains(message), "{output}");
+}
+
+#[tokio::test]
+async fn a_handler_that_is_not_there_fails_to_start() {
+    for (handler, kind) in
+        [("app.nothing", "Runtime.HandlerNotFound"), ("app", "Runtime.MalformedHandlerName")]
+    {
+        let mut sandbox = Sandbox::new().await;
+        sandbox.start(handler).await;
+        let (failure, body, _) = sandbox.failure().await;
+        assert_eq!((failure, body["errorType"].as_str().unwrap()), (FailureKind::Init, kind));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_ends_while_it_starts_is_told() {
+    let mut sandbox = Sandbox::new().await;
+    sandbox.start("leaves.handler").await;
+    let (kind, body, _) = sandbox.failure().await;
+    assert_eq!(kind, FailureKind::Exit);
+    let message = "Error: Runtime exited with error: exit status 3";
+    assert_eq!(body, json!({"errorType": "Runtime.ExitError", "errorMessage": message}));
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_after_the_restore_is_told() {
+    let mut sandbox = Sandbox::new().await;
+    sandbox.ready("hook_fails.handler").await;
+    sandbox.snapshot_and_resume().await;
+    sandbox.invoke("call-1", &json!({})).await;
+    let (kind, body, _) = sandbox.failure().await;
+    assert_eq!(kind, FailureKind::Init);
+    assert_eq!(
+        (&body["errorType"], &body["errorMessage"]),
+        (&json!("RuntimeError"), &json!("no connection"))
+    );
+}
+
+#[tokio::test]
+async fn a_runtime_without_hooks_is_ready_at_its_first_next() {
+    let description = format!("exec = [{:?}, \"-m\", \"awslambdaric\"]\n", python());
+    let mut sandbox = Sandbox::with_runtime(&description).await;
+    assert_eq!(sandbox.ready("app.handler").await, "");
+    sandbox.snapshot_and_resume().await;
+    let seen = sandbox.call("call-1", json!({"do": "describe"})).await.json();
+    assert_eq!((&seen["hooks"], &seen["request_id"]), (&json!([]), &json!("call-1")));
+}
+
+#[tokio::test]
+async fn a_lost_session_takes_its_call_along() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    sandbox.invoke("call-1", &json!({"do": "chatty", "lines": 2000})).await;
+    sandbox.output().await;
+    sandbox.connect().await;
+    // Its output may still come, its result must not; `call` would fail on it.
+    assert_eq!(sandbox.call("call-2", json!(2)).await.json(), json!(2));
+}
+
+#[tokio::test]
+async fn a_death_between_sessions_is_told_to_the_next() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    sandbox.invoke("call-1", &json!({"do": "leave", "status": 1, "after": 0.3})).await;
+    sandbox.output().await;
+    sandbox.hang_up();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sandbox.connect().await;
+    let (kind, body, output) = sandbox.failure().await;
+    assert_eq!((kind, &body["errorType"]), (FailureKind::Exit, &json!("Runtime.ExitError")));
+    assert!(output.ends_with("leaving\n"), "{output}");
+}
+
+#[tokio::test]
+async fn what_cannot_start_is_told() {
+    for (description, words) in [
+        ("exec = [\"/nonexistent/python\"]", "Cannot start /nonexistent/python: No such file"),
+        ("exec = []", "names no program in `exec`"),
+        ("nonsense", "is not a runtime description"),
+    ] {
+        let mut sandbox = Sandbox::with_runtime(description).await;
+        sandbox.start("app.handler").await;
+        let (kind, body, _) = sandbox.failure().await;
+        assert_eq!(kind, FailureKind::Agent);
+        assert_eq!(body["errorType"], "Runtime.InvalidEntrypoint");
+        assert!(body["errorMessage"].as_str().unwrap().contains(words), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_breaks_the_rules_ends_the_sandbox() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    sandbox.send(&HostMessage::Invoke { invoke: call("call-1") }, b"{\"do\":\"chatty\",\"lines\":9}").await;
+    sandbox.send(&HostMessage::Invoke { invoke: call("call-2") }, b"{}").await;
+    let (kind, body, _) = sandbox.failure().await;
+    assert_eq!((kind, &body["errorType"]), (FailureKind::Agent, &json!("Sandbox.Protocol")));
+
+    let mut sandbox = Sandbox::new().await;
+    sandbox.ready("app.handler").await;
+    sandbox.send(&HostMessage::Resume { identity: identity(UNACCEPTABLE) }, &[]).await;
+    let (kind, body, _) = sandbox.failure().await;
+    assert_eq!((kind, &body["errorType"]), (FailureKind::Agent, &json!("Sandbox.StartFailed")));
+}
