@@ -1,0 +1,370 @@
+//! The API as it looks on the wire: plain HTTP calls, system paths, and clients that mean no good.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use mote_api::{ApiLimits, Component, ServeError, ServeLimits};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use support::Server;
+
+/// An answer, taken apart.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("no end of the head");
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head: head.to_ascii_lowercase(), body: bytes[end + 4..].to_vec() }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// It is an error as all of ours are.
+    fn assert_error(&self, status: u16, kind: &str) {
+        assert_eq!(
+            (self.status, self.header("x-amzn-errortype")),
+            (status, Some(kind.to_ascii_lowercase().as_str()))
+        );
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        let fields = self.json();
+        let message = fields.get("message").or_else(|| fields.get("Message"));
+        assert!(message.is_some_and(|message| !message.as_str().unwrap().is_empty()), "{fields}");
+        assert!(self.header("x-amzn-requestid").is_some());
+    }
+}
+
+/// Sends bytes and reads to the end of the connection.
+async fn raw(server: &Server, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // A server that has heard enough may close while we write.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    answer
+}
+
+async fn send(server: &Server, method: &str, target: &str, headers: &str, body: &[u8]) -> Answer {
+    let mut request =
+        format!("{method} {target} HTTP/1.1\r\nHost: box:8080\r\nConnection: close\r\n{headers}")
+            .into_bytes();
+    if !body.is_empty() || method == "POST" {
+        request.extend_from_slice(format!("Content-Length: {}\r\n", body.len()).as_bytes());
+    }
+    request.extend_from_slice(b"\r\n");
+    request.extend_from_slice(body);
+    Answer::parse(&raw(server, &request).await)
+}
+
+async fn get(server: &Server, target: &str) -> Answer {
+    send(server, "GET", target, "", b"").await
+}
+
+async fn deploy(server: &Server, name: &str) {
+    let body = json!({
+        "FunctionName": name, "Runtime": "python3.11", "Handler": "app.handler", "Code": { "ZipFile": "UEs=" },
+    });
+    let answer = send(server, "POST", "/2015-03-31/functions", "", body.to_string().as_bytes()).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[tokio::test]
+async fn plain_http_becomes_an_event() {
+    let server = Server::start().await;
+    deploy(&server, "echo").await;
+    let headers = "Content-Type: text/plain\r\nX-Colour: blue\r\nUser-Agent: me\r\n";
+    let answer = send(&server, "PUT", "/function/echo/a%2Fb/c?x=1&x=2", headers, "grüß".as_bytes()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("x-mote-served-by"), Some("warm"));
+    assert_eq!(answer.header("x-mote-phases"), answer.header("server-timing"));
+    let event = answer.json();
+    assert_eq!((&event["rawPath"], &event["rawQueryString"]), (&json!("/a%2Fb/c"), &json!("x=1&x=2")));
+    assert_eq!((&event["body"], &event["headers"]["x-colour"]), (&json!("grüß"), &json!("blue")));
+    let context = &event["requestContext"];
+    assert_eq!(
+        (&context["http"]["method"], &context["http"]["sourceIp"]),
+        (&json!("PUT"), &json!("127.0.0.1"))
+    );
+    assert_eq!(context["requestId"].as_str(), answer.header("x-amzn-requestid"));
+    for method in ["GET", "POST", "DELETE", "PATCH", "OPTIONS", "BREW"] {
+        let event = send(&server, method, "/function/echo", "", b"").await.json();
+        assert_eq!(
+            (&event["requestContext"]["http"]["method"], &event["rawPath"]),
+            (&json!(method), &json!("/"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_handlers_answer_becomes_http() {
+    let server = Server::start().await;
+    deploy(&server, "f").await;
+    let call = |event: Value| {
+        let server = &server;
+        async move {
+            send(server, "POST", "/function/f", "X-Mote-Start: cold\r\n", event.to_string().as_bytes()).await
+        }
+    };
+    let reply =
+        json!({ "statusCode": 302, "headers": { "Location": "/x" }, "body": "moved", "cookies": ["a=1"] });
+    let answer = call(json!({ "reply": reply })).await;
+    assert_eq!((answer.status, answer.body.as_slice()), (302, &b"moved"[..]));
+    assert_eq!((answer.header("location"), answer.header("set-cookie")), (Some("/x"), Some("a=1")));
+    assert_eq!(answer.header("x-mote-served-by"), Some("cold"));
+
+    let answer = call(json!({ "reply": [1, 2] })).await;
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"[1,2]"[..]));
+    let answer = call(json!({ "fail": "as asked" })).await;
+    assert_eq!((answer.status, answer.header("x-amz-function-error")), (502, Some("unhandled")));
+    assert_eq!(answer.json()["errorMessage"], "as asked");
+    let answer = call(json!({ "slow": true })).await;
+    assert_eq!((answer.status, answer.json()["errorType"].as_str()), (504, Some("Sandbox.Timedout")));
+    call(json!({ "reply": { "statusCode": "much" } })).await.assert_error(502, "BadGatewayException");
+    get(&server, "/function/nobody").await.assert_error(404, "ResourceNotFoundException");
+    get(&server, "/function/no.body/x").await.assert_error(400, "InvalidParameterValueException");
+    send(&server, "GET", "/function/f", "X-Mote-Start: hot\r\n", b"")
+        .await
+        .assert_error(400, "InvalidParameterValueException");
+    let large = vec![b'x'; 6 * 1024 * 1024 + 1];
+    send(&server, "POST", "/function/f", "", &large).await.assert_error(413, "RequestTooLargeException");
+    // Within the limit, but not as base64 in an event.
+    let binary = "Content-Type: image/png\r\n";
+    send(&server, "POST", "/function/f", binary, &large[..5 * 1024 * 1024])
+        .await
+        .assert_error(413, "RequestTooLargeException");
+}
+
+#[tokio::test]
+async fn health_follows_the_platform() {
+    let server = Server::start().await;
+    assert_eq!((get(&server, "/healthz").await.status, get(&server, "/readyz").await.status), (200, 200));
+    {
+        let mut health = server.platform.health.lock().unwrap();
+        health.ready = false;
+        let reason = "Partition mote-data is missing: attach the data disk".to_owned();
+        health.components = vec![Component { name: "data-disk".to_owned(), ok: false, reason }];
+    }
+    let answer = get(&server, "/healthz").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.json()["components"][0]["reason"],
+        "Partition mote-data is missing: attach the data disk"
+    );
+    assert_eq!(get(&server, "/readyz").await.status, 503);
+    server.platform.health.lock().unwrap().serving = false;
+    assert_eq!((get(&server, "/healthz").await.status, get(&server, "/readyz").await.status), (503, 503));
+}
+
+#[tokio::test]
+async fn the_machine_can_be_asked_and_told() {
+    let server = Server::start().await;
+    deploy(&server, "f").await;
+    for _ in 0..3 {
+        send(&server, "POST", "/2015-03-31/functions/f/invocations", "", b"{\"print\":\"hi\"}").await;
+    }
+    assert_eq!(get(&server, "/system/status").await.json()["functions"], 1);
+    assert_eq!(get(&server, "/system/sandboxes").await.json().as_array().unwrap().len(), 3);
+    assert_eq!(send(&server, "DELETE", "/system/sandboxes", "", b"").await.json(), json!({ "evicted": 3 }));
+    assert_eq!(get(&server, "/system/sandboxes").await.json(), json!([]));
+    for target in ["/system/logs?function=f&limit=2", "/system/logs/f?limit=2"] {
+        let logs = get(&server, target).await.json();
+        let lines = logs["lines"].as_array().unwrap();
+        assert_eq!((lines.len(), &lines[0]), (2, &json!("hi")), "{target}");
+    }
+    get(&server, "/system/logs").await.assert_error(400, "InvalidParameterValueException");
+    get(&server, "/system/logs?function=f&limit=0").await.assert_error(400, "InvalidParameterValueException");
+    get(&server, "/system/logs?function=g").await.assert_error(404, "ResourceNotFoundException");
+    assert_eq!(send(&server, "POST", "/system/shutdown", "", b"").await.status, 202);
+    let answer = send(&server, "POST", "/system/reboot", "", b"").await;
+    answer.assert_error(503, "ServiceUnavailableException");
+    assert_eq!(answer.header("retry-after"), Some("60"));
+}
+
+#[tokio::test]
+async fn what_is_not_there_says_what_is() {
+    let server = Server::start().await;
+    let answer = get(&server, "/nothing-here").await;
+    answer.assert_error(404, "UnknownOperationException");
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    // Every path it lists is there, with every method it lists.
+    let mut listed = 0;
+    for endpoint in message.split("there are ").nth(1).unwrap().split("; ") {
+        let (methods, path) = endpoint.rsplit_once(' ').unwrap();
+        let path = path.replace("{name}", "f").replace("{path}", "x").replace("{lines}", "1");
+        for method in methods.replace("ANY", "GET, POST").split(", ") {
+            let answer = send(&server, method, &path, "", b"").await;
+            assert_ne!(
+                answer.header("x-amzn-errortype"),
+                Some("unknownoperationexception"),
+                "{method} {path}"
+            );
+            assert_ne!(answer.status, 405, "{method} {path}");
+            listed += 1;
+        }
+    }
+    assert!(listed > 12, "{message}");
+    let answer = send(&server, "PATCH", "/2015-03-31/functions", "", b"").await;
+    answer.assert_error(405, "MethodNotAllowedException");
+    assert!(answer.header("allow").unwrap().contains("post"), "{answer:?}");
+}
+
+fn quick(max_connections: usize) -> (ApiLimits, ServeLimits) {
+    let mut api = ApiLimits::default();
+    let short = Duration::from_millis(300);
+    api.documents.idle = short;
+    api.events.idle = short;
+    let drain = Duration::from_millis(600);
+    (
+        api,
+        ServeLimits {
+            max_connections,
+            head_timeout: short,
+            write_timeout: short,
+            drain,
+            ..ServeLimits::default()
+        },
+    )
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_before_it_arrives() {
+    let server = Server::start().await;
+    for (target, length) in
+        [("/2015-03-31/functions", 70_167_212_u64), ("/2015-03-31/functions/f/invocations", u64::MAX / 2)]
+    {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!(
+            "POST {target} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read =
+            tokio::time::timeout(Duration::from_secs(5), stream.read(&mut answer)).await.unwrap().unwrap();
+        let answer = Answer::parse(&answer[..read]);
+        assert_eq!(
+            (answer.status, answer.header("x-amzn-errortype")),
+            (413, Some("requesttoolargeexception"))
+        );
+    }
+    // One that does not announce its size is cut off when it gets there.
+    let mut chunked =
+        b"POST /function/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+            .to_vec();
+    for _ in 0..7 {
+        chunked.extend_from_slice(b"100000\r\n");
+        chunked.extend_from_slice(&vec![b'x'; 1 << 20]);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    Answer::parse(&raw(&server, &chunked).await).assert_error(413, "RequestTooLargeException");
+}
+
+#[tokio::test]
+async fn slow_clients_are_let_go() {
+    let (api, limits) = quick(64);
+    let server = Server::with(api, limits).await;
+    // A head that never ends, an idle connection, a body that stops.
+    let begun = Instant::now();
+    assert!(raw(&server, b"GET /healthz HTTP/1.1\r\nX: ").await.is_empty());
+    assert!(raw(&server, b"").await.is_empty());
+    let kept = raw(&server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(Answer::parse(&kept).status, 200);
+    let stalled = raw(
+        &server,
+        b"POST /function/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\nab",
+    )
+    .await;
+    Answer::parse(&stalled).assert_error(408, "RequestTimeoutException");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_let_go() {
+    let (api, limits) = quick(1);
+    let server = Server::with(api, limits).await;
+    deploy(&server, "f").await;
+    let large = vec![b'1'; 6 << 20];
+    let mut stuck = TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        large.len()
+    );
+    stuck.write_all(head.as_bytes()).await.unwrap();
+    stuck.write_all(&large).await.unwrap();
+    // It holds the only place, until the server has waited long enough for it to read.
+    let begun = Instant::now();
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(20), get(&server, "/healthz")).await.unwrap().status,
+        200
+    );
+    assert!(begun.elapsed() > Duration::from_millis(100));
+    drop(stuck);
+}
+
+#[tokio::test]
+async fn heads_and_connections_are_bounded() {
+    let (api, limits) = quick(3);
+    let server = Server::with(api, limits).await;
+    let many: String = (0..200).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let answer = raw(&server, format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many}\r\n").as_bytes()).await;
+    assert!(answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
+    let long = "x".repeat(100_000);
+    let answer = raw(&server, format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+    assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    // Three idle connections hold all places; the fourth waits until one of them is let go.
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let begun = Instant::now();
+    assert_eq!(get(&server, "/healthz").await.status, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(150), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_calls_end_and_cuts_what_takes_too_long() {
+    for (sleep_ms, cut) in [(200, false), (30_000, true)] {
+        let (api, limits) = quick(64);
+        let mut server = Server::with(api, limits).await;
+        deploy(&server, "f").await;
+        let idle = TcpStream::connect(server.address).await.unwrap();
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let body = format!("{{\"sleep_ms\":{sleep_ms}}}");
+        let request = format!(
+            "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let address = server.address;
+        let begun = Instant::now();
+        server.stop();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(TcpStream::connect(address).await.is_err(), "new connections are refused");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        match server.ended().await {
+            Ok(()) => assert!(!cut && Answer::parse(&answer).status == 200),
+            Err(ServeError::Cut { open: 1, .. }) => assert!(cut && answer.is_empty()),
+            Err(other) => panic!("{other}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        drop(idle);
+    }
+}
