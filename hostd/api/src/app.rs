@@ -1,6 +1,7 @@
 //! What every request handler gets to see.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Uri};
@@ -14,7 +15,7 @@ use crate::lambda::DOCUMENT_LIMIT;
 use crate::platform::Platform;
 use crate::reply::REQUEST_ID;
 
-/// Bounds of request bodies. A decoded archive takes another three quarters of its document's size.
+/// Bounds of request bodies. While an archive is decoded, three quarters of its document's size come on top.
 #[derive(Debug, Clone)]
 pub struct ApiLimits {
     /// Documents of the management API, which may hold an archive.
@@ -25,8 +26,10 @@ pub struct ApiLimits {
 
 impl Default for ApiLimits {
     fn default() -> Self {
+        // One archive of the largest size and some small ones; a deploy takes a while, others wait for their turn.
+        let documents = BodyLimits::new(DOCUMENT_LIMIT, DOCUMENT_LIMIT + 16 * 1024 * 1024);
         Self {
-            documents: BodyLimits::new(DOCUMENT_LIMIT, 2 * DOCUMENT_LIMIT),
+            documents: BodyLimits { patience: Duration::from_secs(60), ..documents },
             events: BodyLimits::new(EVENT_LIMIT, 128 * 1024 * 1024),
         }
     }

@@ -23,8 +23,9 @@ const STEP: usize = 256 * 1024;
 /// What is still taken of a body that was refused, bytes.
 const DISCARD_LIMIT: usize = 256 * 1024 * 1024;
 
-/// How long it is taken.
+/// How long it is taken, in all and when nothing comes.
 const LINGER: Duration = Duration::from_secs(10);
+const LINGER_IDLE: Duration = Duration::from_secs(2);
 
 /// Bounds of the bodies of one kind of request.
 #[derive(Debug, Clone)]
@@ -61,11 +62,12 @@ pub(crate) struct BodyReader {
     memory: Arc<Semaphore>,
 }
 
-/// A body that was read. The memory counts as taken until this is dropped.
+/// A body that was read. Its memory counts as taken until `memory` is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub bytes: Bytes,
-    _memory: Option<OwnedSemaphorePermit>,
+    /// The account; empty bodies need none.
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 impl BodyReader {
@@ -128,7 +130,7 @@ impl BodyReader {
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(Ok(Held { bytes: bytes.freeze(), _memory: memory }))
+        Ok(Ok(Held { bytes: bytes.freeze(), memory }))
     }
 
     async fn reserve(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -200,7 +202,7 @@ impl Drop for Lingering {
 
 async fn discard(mut body: Body) {
     let mut left = DISCARD_LIMIT;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = timeout(LINGER_IDLE, body.frame()).await {
         left = match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(left) => left,
             None => return,

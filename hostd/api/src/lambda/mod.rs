@@ -22,6 +22,7 @@ pub use input::DOCUMENT_LIMIT;
 use input::ZIP_LIMIT;
 
 use crate::app::{App, RequestId, header as header_of, segment};
+use crate::body::Held;
 use crate::error::ApiError;
 use crate::invoke;
 use crate::name::{Reference, parameter};
@@ -61,7 +62,7 @@ fn named<P: Platform>(app: &App<P>, request: &Request) -> Result<(Reference, Ide
 }
 
 /// Reads the document of operation `name`.
-async fn document<P: Platform>(app: &App<P>, body: Body, name: &str) -> Result<crate::body::Held, ApiError> {
+async fn document<P: Platform>(app: &App<P>, body: Body, name: &str) -> Result<Held, ApiError> {
     let too_large = |_| {
         ApiError::RequestTooLarge(format!(
             "Request must be smaller than {DOCUMENT_LIMIT} bytes for the {name} operation: a zip of at most \
@@ -77,8 +78,10 @@ fn shown(status: StatusCode, function: &Function, identity: &Identity) -> Respon
 
 async fn create<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
     let caller = Caller::of(request.headers());
-    let body = document(&app, request.into_body(), "CreateFunction").await?;
-    let wanted = input::create(&body.bytes, &app.platform.limits())?;
+    // The decoded archive takes the place of the text in the account: deploys are what takes long.
+    let Held { bytes, memory: _account } = document(&app, request.into_body(), "CreateFunction").await?;
+    let wanted = input::create(&bytes, &app.platform.limits())?;
+    drop(bytes);
     let made = app.platform.create_function(&caller, wanted).await?;
     Ok(shown(StatusCode::CREATED, &made, &app.platform.identity()))
 }
@@ -163,8 +166,9 @@ async fn update_code<P: Platform>(
 ) -> Result<Response, ApiError> {
     let (reference, identity) = named(&app, &request)?;
     let caller = Caller::of(request.headers());
-    let body = document(&app, request.into_body(), "UpdateFunctionCode").await?;
-    let wanted = input::update_code(reference.name, &body.bytes)?;
+    let Held { bytes, memory: _account } = document(&app, request.into_body(), "UpdateFunctionCode").await?;
+    let wanted = input::update_code(reference.name, &bytes)?;
+    drop(bytes);
     let function = app.platform.update_code(&caller, wanted).await?;
     Ok(shown(StatusCode::OK, &function, &identity))
 }

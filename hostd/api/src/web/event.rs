@@ -27,7 +27,7 @@ pub struct Context<'a> {
 }
 
 /// The event, as JSON text; its fields are listed in [`crate::web`].
-pub fn build(parts: &Parts, raw_path: &str, body: &[u8], context: &Context<'_>) -> Vec<u8> {
+pub fn build(parts: &Parts, raw_path: &str, body: &BodyText<'_>, context: &Context<'_>) -> Vec<u8> {
     let query = parts.uri.query().unwrap_or_default();
     let host = parts.headers.get(HOST).map(|value| lossy(value.as_bytes())).unwrap_or_default();
     let user_agent = parts.headers.get(USER_AGENT).map(|value| lossy(value.as_bytes())).unwrap_or_default();
@@ -68,18 +68,46 @@ pub fn build(parts: &Parts, raw_path: &str, body: &[u8], context: &Context<'_>) 
             "timeEpoch": context.unix_ms,
         }),
     );
-    let text = if is_textual(&parts.headers) { std::str::from_utf8(body).ok() } else { None };
-    match text {
-        _ if body.is_empty() => {}
+    event.insert("isBase64Encoded".to_owned(), json!(body.text.is_none()));
+    match body.text {
+        Some("") => {}
         Some(text) => {
             event.insert("body".to_owned(), json!(text));
         }
         None => {
-            event.insert("body".to_owned(), json!(STANDARD.encode(body)));
+            event.insert("body".to_owned(), json!(STANDARD.encode(body.bytes)));
         }
     }
-    event.insert("isBase64Encoded".to_owned(), json!(!body.is_empty() && text.is_none()));
     Value::Object(event).to_string().into_bytes()
+}
+
+/// How a body stands in an event.
+#[derive(Debug)]
+pub struct BodyText<'a> {
+    bytes: &'a [u8],
+    /// As it is; `None` when it has to be base64.
+    text: Option<&'a str>,
+    /// Bytes it takes in the event's JSON. Known before the event is made: escapes can make six of one.
+    pub size: usize,
+}
+
+/// Decides how a body stands in the event of a request with these headers.
+pub fn body_text<'a>(headers: &HeaderMap, bytes: &'a [u8]) -> BodyText<'a> {
+    let text = if bytes.is_empty() || is_textual(headers) { std::str::from_utf8(bytes).ok() } else { None };
+    let size = match text {
+        Some(text) => text.bytes().map(json_size).sum(),
+        None => bytes.len().div_ceil(3) * 4,
+    };
+    BodyText { bytes, text, size }
+}
+
+/// Bytes that one byte takes in a JSON string.
+fn json_size(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..32 => 6,
+        _ => 1,
+    }
 }
 
 fn lossy(bytes: &[u8]) -> String {
@@ -153,7 +181,7 @@ mod tests {
 
     fn event(request: Request<()>, path: &str, body: &[u8]) -> Value {
         let (parts, ()) = request.into_parts();
-        serde_json::from_slice(&build(&parts, path, body, &CONTEXT)).unwrap()
+        serde_json::from_slice(&build(&parts, path, &body_text(&parts.headers, body), &CONTEXT)).unwrap()
     }
 
     #[test]
@@ -201,6 +229,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_size_in_json_is_exact(text in "[\\x00-\\x7fäß😀]{1,60}", binary in any::<bool>()) {
+            let mut headers = HeaderMap::new();
+            if binary {
+                headers.insert(CONTENT_TYPE, "image/png".parse().unwrap());
+            }
+            let body = body_text(&headers, text.as_bytes());
+            let shown = if binary { STANDARD.encode(&text) } else { text.clone() };
+            prop_assert_eq!(body.size, json!(shown).to_string().len() - 2);
+        }
+
         #[test]
         fn any_request_is_a_json_event(
             name in "[a-z-]{1,10}", value in prop::collection::vec(any::<u8>(), 0..40),

@@ -76,9 +76,14 @@ async fn call<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> 
         source_ip: peer.as_deref().unwrap_or_default(),
         unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
     };
-    let payload = event::build(&parts, raw_path(parts.uri.path()), &body.bytes, &context);
+    let too_large = |size: usize| invoke::event_too_large(u64::try_from(size).unwrap_or(u64::MAX));
+    let body_text = event::body_text(&parts.headers, &body.bytes);
+    if body_text.size > EVENT_LIMIT {
+        return Err(too_large(body_text.size));
+    }
+    let payload = event::build(&parts, raw_path(parts.uri.path()), &body_text, &context);
     if payload.len() > EVENT_LIMIT {
-        return Err(invoke::event_too_large(u64::try_from(payload.len()).unwrap_or(u64::MAX)));
+        return Err(too_large(payload.len()));
     }
     // The event holds a copy.
     drop(body);
