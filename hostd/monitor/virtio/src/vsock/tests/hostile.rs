@@ -218,7 +218,7 @@ fn descriptors_do_not_leak_child() {
         drop((silent, accepted));
         guest.settle();
     }
-    std::thread::sleep(Duration::from_millis(350));
+    std::thread::sleep(Duration::from_millis(850));
     guest.settle();
     assert_eq!(crate::testing::open_fds(), before);
     let image = guest.machine.snapshot();

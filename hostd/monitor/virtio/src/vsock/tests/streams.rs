@@ -252,7 +252,7 @@ fn remains_nobody_reads_are_dropped_in_time() {
     // They count as a connection until then.
     let mut second = place.client(PORT);
     assert_eq!(guest.wait(|_| read_line(&mut second), "still connected"), None);
-    thread::sleep(Duration::from_millis(350));
+    thread::sleep(Duration::from_millis(850));
     guest.settle();
     let (mut third, _) = place.connect(&mut guest);
     third.write_all(b"x").unwrap();
