@@ -94,20 +94,9 @@ impl Disk {
 
     pub(super) fn read(&self, request: &Request<'_>) -> Result<usize, IoError> {
         let (start, len) = self.range(request)?;
-        let mut done = 0;
-        while done < len {
-            let at = advance(start, done)?;
-            // SAFETY: the buffers lie in guest memory, which `request` borrows; the guest may read and write them at
-            // the same time, and only the kernel accesses them here. The count is that of the array.
-            let n = retry(|| unsafe {
-                let (buffers, count) = vector(request, done);
-                libc::preadv(self.file.as_raw_fd(), buffers.as_ptr(), count, at)
-            })?;
-            if n == 0 {
-                self.fill_tail(request, start, done, len)?;
-                break;
-            }
-            done += n;
+        let done = self.transfer(request, start, len, libc::preadv)?;
+        if done < len {
+            self.fill_tail(request, start, done, len)?;
         }
         Ok(len)
     }
@@ -117,20 +106,35 @@ impl Disk {
             return Err(IoError::ReadOnly);
         }
         let (start, len) = self.range(request)?;
+        if self.transfer(request, start, len, libc::pwritev)? < len {
+            return Err(IoError::System(io::ErrorKind::WriteZero.into()));
+        }
+        Ok(())
+    }
+
+    /// Moves the request's data to or from byte `start` on by `call`, until all of it is or `call` moves nothing;
+    /// how much that was.
+    fn transfer(
+        &self,
+        request: &Request<'_>,
+        start: u64,
+        len: usize,
+        call: unsafe extern "C" fn(i32, *const libc::iovec, i32, i64) -> isize,
+    ) -> Result<usize, IoError> {
         let mut done = 0;
         while done < len {
             let at = advance(start, done)?;
-            // SAFETY: as in `read`; the kernel only reads the buffers.
-            let n = retry(|| unsafe {
-                let (buffers, count) = vector(request, done);
-                libc::pwritev(self.file.as_raw_fd(), buffers.as_ptr(), count, at)
-            })?;
+            let (buffers, count) = vector(request, done);
+            // SAFETY: `call` is preadv or pwritev. The buffers lie in guest memory, which `request` borrows; the guest
+            // may read and write them at the same time, and only the kernel accesses them here. The count is that of
+            // the array, and the descriptor is open.
+            let n = retry(|| unsafe { call(self.file.as_raw_fd(), buffers.as_ptr(), count, at) })?;
             if n == 0 {
-                return Err(IoError::System(io::ErrorKind::WriteZero.into()));
+                break;
             }
             done += n;
         }
-        Ok(())
+        Ok(done)
     }
 
     pub(super) fn flush(&self) -> Result<(), IoError> {
