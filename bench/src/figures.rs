@@ -109,7 +109,10 @@ mod tests {
     #[test]
     fn quartiles_lie_between_neighbours() {
         let samples = [4.0, 1.0, 3.0, 2.0, 5.0];
-        assert_eq!([0.0, 0.25, 0.5, 0.75, 1.0].map(|share| quantile(&samples, share)), [1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(
+            [0.0, 0.25, 0.5, 0.75, 1.0].map(|share| quantile(&samples, share)),
+            [1.0, 2.0, 3.0, 4.0, 5.0]
+        );
         assert!((quantile(&[1.0, 2.0], 0.5) - 1.5).abs() < 1e-12);
         assert_eq!(quantile(&[], 0.5).to_bits(), 0.0f64.to_bits());
     }

@@ -67,7 +67,9 @@ fn deploy(agent: &Agent, url: &str) -> Outcome<()> {
         .header("Content-Type", "application/json")
         .send(body.to_string())?;
     if answer.status() != 201 {
-        return Err(format!("Deploy answered {}: {}", answer.status(), answer.body_mut().read_to_string()?).into());
+        return Err(
+            format!("Deploy answered {}: {}", answer.status(), answer.body_mut().read_to_string()?).into()
+        );
     }
     Ok(())
 }
@@ -83,7 +85,8 @@ fn call(agent: &Agent, url: &str, mode: &str, round: u32, check: bool) -> Outcom
         .send(event)?;
     let body = answer.body_mut().read_to_string()?;
     let took = begun.elapsed().as_secs_f64() * 1000.0;
-    let by = answer.headers().get("x-mote-served-by").and_then(|value| value.to_str().ok()).unwrap_or("nobody");
+    let by =
+        answer.headers().get("x-mote-served-by").and_then(|value| value.to_str().ok()).unwrap_or("nobody");
     let right = serde_json::from_str::<Value>(&body).is_ok_and(|value| value == json!({"sum": round + 1000}));
     if answer.status() != 200 || !right || (check && by != mode) {
         return Err(format!("{mode} call {round} answered {} by {by}: {body}", answer.status()).into());
