@@ -3,91 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+mod writer;
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{check, code, config, snapshot};
-use mote_store::{SnapshotState, Store};
+use common::check;
+use mote_store::Store;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use writer::{Child, Model};
 
-const ROOT: &str = "MOTE_STORE_CRASH_ROOT";
-const SEED: &str = "MOTE_STORE_CRASH_SEED";
 const KILLS: u64 = 60;
-
-/// Name to (note of the code, memory, has a sound snapshot).
-type Model = BTreeMap<String, (String, u32, bool)>;
-
-/// What a change makes of the model; the same for the writer and the one who checks.
-fn apply(model: &mut Model, change: &str) {
-    let words: Vec<&str> = change.split(' ').collect();
-    match *words.as_slice() {
-        ["create", name, note] => drop(model.insert(name.into(), (note.into(), 128, false))),
-        ["code", name, note] => {
-            let function = model.get_mut(name).unwrap();
-            (function.0, function.2) = (note.into(), false);
-        }
-        ["config", name, memory] => model.get_mut(name).unwrap().1 = memory.parse().unwrap(),
-        ["delete", name] => drop(model.remove(name)),
-        ["snapshot", name] => model.get_mut(name).unwrap().2 = true,
-        ["forget", name] => model.get_mut(name).unwrap().2 = false,
-        _ => panic!("{change}"),
-    }
-}
-
-fn observe(store: &Store) -> Model {
-    let functions = store.functions().unwrap().into_iter();
-    functions
-        .map(|f| {
-            let sound = store.snapshot(&f.name).unwrap().is_some_and(|s| s.state == SnapshotState::Sound);
-            (f.name, (f.code.sha256_base64, f.config.memory_mb, sound))
-        })
-        .collect()
-}
 
 /// The writer; only runs as the child of the test below.
 #[test]
 fn child() {
-    let Some(root) = std::env::var_os(ROOT) else { return };
-    let seed = std::env::var(SEED).unwrap().parse().unwrap();
-    let mut random = StdRng::seed_from_u64(seed);
-    let (store, _) = Store::open(Path::new(&root)).unwrap();
-    let mut model = observe(&store);
-    let mut out = std::io::stdout();
-    // The test runner has already written to the line.
-    writeln!(out).unwrap();
-    for turn in 0.. {
-        let name = format!("f{}", random.random_range(0..6));
-        let note = format!("n{seed}-{turn}");
-        let size = random.random_range(1..200_000);
-        let change = match (model.get(&name), random.random_range(0..10)) {
-            (None, _) => format!("create {name} {note}"),
-            (_, 0..=1) => format!("code {name} {note}"),
-            (_, 2..=3) => format!("config {name} {turn}"),
-            (_, 4) => format!("delete {name}"),
-            (Some((_, _, true)), 5) => format!("forget {name}"),
-            _ => format!("snapshot {name}"),
-        };
-        writeln!(out, "try {change}").unwrap();
-        out.flush().unwrap();
-        match change.split(' ').next().unwrap() {
-            "create" => {
-                drop(store.create_function(&name, config("c"), code(&store, &note, size).unwrap()).unwrap());
-            }
-            "code" => drop(store.update_code(&name, None, code(&store, &note, size).unwrap()).unwrap()),
-            "config" => drop(store.update_config(&name, None, |c| c.memory_mb = turn).unwrap()),
-            "delete" => drop(store.delete_function(&name).unwrap()),
-            "forget" => drop(store.remove_snapshot(&name).unwrap()),
-            _ => drop(snapshot(&store, &name, size).unwrap()),
-        }
-        writeln!(out, "done {change}").unwrap();
-        out.flush().unwrap();
-        apply(&mut model, &change);
-    }
+    writer::child();
 }
 
 #[test]
@@ -95,49 +26,17 @@ fn what_was_acknowledged_survives_being_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut random = StdRng::seed_from_u64(7);
     let mut model = Model::new();
-    let mut acknowledged = 0;
-    let mut interrupted = 0;
+    let (mut acknowledged, mut interrupted) = (0, 0);
     for seed in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env(ROOT, dir.path())
-            .env(SEED, seed.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let output = child.stdout.take().unwrap();
-        let reader = std::thread::spawn(move || {
-            let lines = BufReader::new(output).lines().map_while(Result::ok);
-            lines.filter(|l| l.starts_with("try ") || l.starts_with("done ")).collect::<Vec<String>>()
-        });
+        let child = Child::start(dir.path(), seed);
         // Some are killed while opening, most while writing.
         std::thread::sleep(Duration::from_micros(random.random_range(1_000..200_000)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let lines = reader.join().unwrap();
-        let mut pending = None;
-        for line in &lines {
-            match line.split_once(' ').unwrap() {
-                ("try", change) => pending = Some(change.to_owned()),
-                (_, change) => {
-                    assert_eq!(pending.take().as_deref(), Some(change));
-                    apply(&mut model, change);
-                    acknowledged += 1;
-                }
-            }
-        }
+        let (acknowledgements, pending) = writer::follow(&child.kill(), &mut model);
+        acknowledged += acknowledgements;
+        interrupted += u32::from(pending.is_some());
         let (store, recovery) = Store::open(dir.path()).unwrap();
         assert!(!recovery.lost_changes && recovery.rebuild.is_empty() && recovery.broken_code.is_empty());
-        let found = observe(&store);
-        if found != model {
-            let change = pending.unwrap_or_else(|| panic!("kill {seed}: {found:?} is not {model:?}"));
-            apply(&mut model, &change);
-            assert_eq!(found, model, "kill {seed}: all of it or none of it: {change}");
-            interrupted += 1;
-        } else if pending.is_some() {
-            interrupted += 1;
-        }
+        writer::compare(&store, &mut model, pending, seed);
         check(dir.path(), &store);
     }
     assert!(acknowledged > 100, "the writer wrote: {acknowledged}");
