@@ -280,6 +280,31 @@ fn a_host_that_leaves_is_confirmed_or_given_up() {
 }
 
 #[test]
+fn bytes_nobody_will_read_are_off_the_guests_credit() {
+    let place = Place::new();
+    let mut guest =
+        place.guest(VsockLimits { buffer: 20_000, close_timeout: Duration::from_secs(60), ..quick() });
+    guest.room = 1000;
+    let (mut client, key) = place.connect(&mut guest);
+    let mut idle = 0;
+    while idle < 50 {
+        idle = if guest.write(key, &[1; 5000]) == 0 { idle + 1 } else { 0 };
+        guest.step(0);
+    }
+    assert_eq!(guest.socks[&key].credit(), 0);
+    // Something unread, so that the guest does not confirm the end and would go on writing.
+    client.write_all(b"unread").unwrap();
+    guest.wait(|guest| (!guest.socks[&key].inbox.is_empty()).then_some(()), "nothing arrived");
+    drop(client);
+    guest.wait(|guest| (guest.socks[&key].host_shut == SHUTDOWN_BOTH).then_some(()), "no shutdown");
+    assert_eq!(guest.socks[&key].credit(), 20_000);
+    for _ in 0..20 {
+        assert!(guest.write(key, &[2; 15_000]) > 0, "stuck");
+        guest.settle();
+    }
+}
+
+#[test]
 fn many_connections_share_the_queue_fairly() {
     let place = Place::new();
     let mut guest = place.guest(quick());
