@@ -31,15 +31,21 @@ pub enum Content {
     Something,
 }
 
-/// Looks at both ends of a partition of `size` bytes.
-pub fn examine(device: &File, size: u64) -> io::Result<Content> {
+/// Looks at both ends of a partition of `size` bytes; `is_known` if a file system was found on it, which
+/// saves most of the looking.
+pub fn examine(device: &File, size: u64, is_known: bool) -> io::Result<Content> {
     if size < 2 * MARGIN {
         return Ok(Content::Something);
     }
-    let tail = read(device, size - MARGIN)?;
-    if tail.starts_with(NOTE) {
+    let mut note = [0; NOTE.len()];
+    device.read_exact_at(&mut note, size - MARGIN)?;
+    if note == *NOTE {
         return Ok(Content::HalfFormatted);
     }
+    if is_known {
+        return Ok(Content::Something);
+    }
+    let tail = read(device, size - MARGIN)?;
     let blank = is_zero(&tail) && is_zero(&read(device, 0)?);
     Ok(if blank { Content::Blank } else { Content::Something })
 }
@@ -76,11 +82,11 @@ mod tests {
 
     #[test]
     fn zeros_are_blank_and_one_byte_at_either_end_is_not() {
-        assert_eq!(examine(&disk(), SIZE).unwrap(), Content::Blank);
+        assert_eq!(examine(&disk(), SIZE, false).unwrap(), Content::Blank);
         for at in [0, 510, 1080, 65600, MARGIN - 1, SIZE - MARGIN, SIZE - 4096, SIZE - 1] {
             let disk = disk();
             disk.write_all_at(&[1], at).unwrap();
-            assert_eq!(examine(&disk, SIZE).unwrap(), Content::Something, "byte at {at}");
+            assert_eq!(examine(&disk, SIZE, false).unwrap(), Content::Something, "byte at {at}");
         }
     }
 
@@ -88,17 +94,18 @@ mod tests {
     fn our_note_is_known_and_goes_without_trace() {
         let disk = disk();
         set_note(&disk, SIZE, true).unwrap();
-        assert_eq!(examine(&disk, SIZE).unwrap(), Content::HalfFormatted);
+        assert_eq!(examine(&disk, SIZE, false).unwrap(), Content::HalfFormatted);
         disk.write_all_at(&[7; 8192], 0).unwrap();
-        assert_eq!(examine(&disk, SIZE).unwrap(), Content::HalfFormatted);
+        assert_eq!(examine(&disk, SIZE, false).unwrap(), Content::HalfFormatted);
+        assert_eq!(examine(&disk, SIZE, true).unwrap(), Content::HalfFormatted);
         set_note(&disk, SIZE, false).unwrap();
-        assert_eq!(examine(&disk, SIZE).unwrap(), Content::Something);
+        assert_eq!(examine(&disk, SIZE, false).unwrap(), Content::Something);
     }
 
     #[test]
     fn too_small_is_never_blank() {
         let disk = disk();
-        assert_eq!(examine(&disk, MARGIN).unwrap(), Content::Something);
+        assert_eq!(examine(&disk, MARGIN, false).unwrap(), Content::Something);
         assert!(set_note(&disk, 5, true).is_err());
     }
 }

@@ -302,7 +302,7 @@ fn examine_blocking(device: &Path, read_only: bool) -> io::Result<Found> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
         Err(error) => return Err(error),
     };
-    let content = blank::examine(&file, size)?;
+    let content = blank::examine(&file, size, superblock.is_some())?;
     Ok(Found { size, read_only, content, superblock })
 }
 

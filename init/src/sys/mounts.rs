@@ -139,6 +139,13 @@ pub fn mount_device(
     mount(device, target, kind, flags, options.as_c_str()).map_err(failed)
 }
 
+/// Covers a folder with an empty read-only file system, so that what belongs on a disk is refused instead
+/// of being written to memory and lost.
+pub fn mount_barrier(target: &str) -> Result<(), MountError> {
+    make_folder(target)?;
+    mount_one("tmpfs", target, BARE.union(MountFlags::RDONLY), "mode=0755,size=4k")
+}
+
 fn mount_one(kind: &str, target: &str, flags: MountFlags, options: &str) -> Result<(), MountError> {
     let failed = |source| MountError::Mount { kind: kind.to_owned(), target: target.to_owned(), source };
     let options = CString::new(options).map_err(|_| failed(Errno::INVAL))?;

@@ -71,4 +71,16 @@ mod tests {
         assert_eq!(value(text, "DEVNAME"), Some("vdb1"));
         assert_eq!(value("PARTNAME=\n", "PARTNAME"), Some(""));
     }
+
+    #[tokio::test]
+    async fn an_announcement_is_heard() {
+        let trigger = "/sys/devices/virtual/mem/null/uevent";
+        let mut announcements = Announcements::listen().unwrap();
+        if std::fs::write(trigger, "change").is_err() {
+            println!("skipped: needs root and a writable sysfs");
+            return;
+        }
+        let heard = tokio::time::timeout(std::time::Duration::from_secs(5), announcements.next()).await;
+        heard.expect("no announcement within 5 s").unwrap();
+    }
 }
