@@ -55,6 +55,14 @@ def example(name: str) -> bytes:
         return module.build(EXAMPLES / name, Path(folder) / "package.zip").read_bytes()
 
 
+def damaged() -> bytes:
+    """A zip with one wrong bit in a file's data: only its checksum can tell."""
+    content = b"def handler(event, context):\n    return 'sound'\n"
+    data = zip_of({"handler.py": content}, zipfile.ZIP_STORED)
+    assert data.count(b"'sound'") == 1
+    return data.replace(b"'sound'", b"'round'")
+
+
 def with_link(target: str, name: str = "link") -> bytes:
     """A package with a good handler and a symbolic link to `target`."""
     buffer = io.BytesIO()
