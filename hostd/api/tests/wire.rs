@@ -56,7 +56,8 @@ async fn raw(server: &Server, bytes: &[u8]) -> Vec<u8> {
     // A server that has heard enough may close while we write.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
+    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "The server keeps the connection: {}", String::from_utf8_lossy(&answer));
     answer
 }
 
@@ -300,7 +301,10 @@ async fn a_client_that_reads_nothing_is_let_go() {
     let server = Server::with(api, limits).await;
     deploy(&server, "f").await;
     let large = vec![b'1'; 6 << 20];
-    let mut stuck = TcpStream::connect(server.address).await.unwrap();
+    // Small, or the kernel takes the whole answer in.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stuck = socket.connect(server.address).await.unwrap();
     let head = format!(
         "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
         large.len()
@@ -340,7 +344,9 @@ async fn heads_and_connections_are_bounded() {
 #[tokio::test]
 async fn a_shutdown_lets_calls_end_and_cuts_what_takes_too_long() {
     for (sleep_ms, cut) in [(200, false), (30_000, true)] {
+        // Connections must end because of the shutdown, not because they idle.
         let (api, limits) = quick(64);
+        let limits = ServeLimits { head_timeout: Duration::from_secs(30), ..limits };
         let mut server = Server::with(api, limits).await;
         deploy(&server, "f").await;
         let idle = TcpStream::connect(server.address).await.unwrap();
