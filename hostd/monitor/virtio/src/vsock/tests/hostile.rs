@@ -132,6 +132,28 @@ fn lies_about_credit_hurt_only_the_liar() {
 }
 
 #[test]
+fn credit_is_asked_for_each_time_it_runs_out() {
+    let place = Place::new();
+    let mut guest = place.guest(quick());
+    guest.room = 100;
+    let (mut client, key) = place.connect(&mut guest);
+    client.write_all(&pattern(0, 500)).unwrap();
+    let asks = [Op::Data.to_wire(), Op::CreditRequest.to_wire()];
+    for round in 1..=4u32 {
+        assert_eq!(ops(&guest.sniff()), asks, "round {round}");
+        guest.settle();
+        // This guest says nothing of its own accord.
+        let header = Header { fwd_cnt: round * 100, ..guest.header(key, Op::CreditUpdate) };
+        guest.send(header, &[]);
+    }
+    // Out of credit and out of bytes at once: it asks before it knows.
+    assert_eq!(ops(&guest.sniff()), asks, "the last hundred bytes");
+    let header = Header { fwd_cnt: 500, ..guest.header(key, Op::CreditUpdate) };
+    guest.send(header, &[]);
+    assert!(guest.sniff().is_empty());
+}
+
+#[test]
 fn resets_owed_are_bounded_and_the_rest_waits_in_the_queue() {
     let place = Place::new();
     let machine = Machine::new(place.device(VsockLimits { replies: 10, ..quick() }));
