@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use crate::files::discard;
+use crate::log::Reader;
 use crate::{
     CodeRecord, FUNCTION, FunctionConfig, FunctionRecord, IMAGES, NewCode, SNAPSHOT, SNAPSHOTS,
     SnapshotRecord, Store, StoreError, delete, lock, now_unix_ms, put,
@@ -13,7 +14,7 @@ use crate::{
 impl Store {
     /// Reads a function.
     pub fn function(&self, name: &str) -> Result<Option<FunctionRecord>, StoreError> {
-        self.read(FUNCTION, name)
+        self.read(&self.0.log, FUNCTION, name)
     }
 
     /// All functions, by name.
@@ -33,10 +34,10 @@ impl Store {
         config: FunctionConfig,
         code: NewCode,
     ) -> Result<FunctionRecord, StoreError> {
-        self.exists_not(name)?;
+        self.exists_not(&self.0.log, name)?;
         let sealed = seal(&code).map_err(|e| self.told(e))?;
         let mut turn = self.0.log.turn();
-        self.exists_not(name)?;
+        self.exists_not(&turn, name)?;
         let image = self.place(code, &sealed)?;
         let record = FunctionRecord {
             name: name.into(),
@@ -58,11 +59,11 @@ impl Store {
         expected: Option<Uuid>,
         code: NewCode,
     ) -> Result<FunctionRecord, StoreError> {
-        self.expect(name, expected)?;
+        self.expect(&self.0.log, name, expected)?;
         let sealed = seal(&code).map_err(|e| self.told(e))?;
         let mut turn = self.0.log.turn();
-        let mut record = self.expect(name, expected)?;
-        let snapshot: Option<SnapshotRecord> = self.read(SNAPSHOT, name)?;
+        let mut record = self.expect(&turn, name, expected)?;
+        let snapshot: Option<SnapshotRecord> = self.read(&turn, SNAPSHOT, name)?;
         let image = self.place(code, &sealed)?;
         let old = std::mem::replace(&mut record.code, sealed);
         record.revision_id = Uuid::new_v4();
@@ -88,7 +89,7 @@ impl Store {
         change: impl FnOnce(&mut FunctionConfig),
     ) -> Result<FunctionRecord, StoreError> {
         let mut turn = self.0.log.turn();
-        let mut record = self.expect(name, expected)?;
+        let mut record = self.expect(&turn, name, expected)?;
         change(&mut record.config);
         record.revision_id = Uuid::new_v4();
         record.last_modified_unix_ms = now_unix_ms();
@@ -99,8 +100,8 @@ impl Store {
     /// Deletes a function, its code and its snapshot. Returns what it was. Works on a full disk.
     pub fn delete_function(&self, name: &str) -> Result<FunctionRecord, StoreError> {
         let mut turn = self.0.log.turn();
-        let record = self.expect(name, None)?;
-        let snapshot: Option<SnapshotRecord> = self.read(SNAPSHOT, name)?;
+        let record = self.expect(&turn, name, None)?;
+        let snapshot: Option<SnapshotRecord> = self.read(&turn, SNAPSHOT, name)?;
         let mut changes = vec![delete(FUNCTION, name)];
         changes.extend(snapshot.iter().map(|_| delete(SNAPSHOT, name)));
         turn.apply(changes)?;
@@ -111,9 +112,14 @@ impl Store {
     }
 
     /// The function `name`, which must exist, with the revision expected if any.
-    pub(crate) fn expect(&self, name: &str, expected: Option<Uuid>) -> Result<FunctionRecord, StoreError> {
+    pub(crate) fn expect(
+        &self,
+        from: &impl Reader,
+        name: &str,
+        expected: Option<Uuid>,
+    ) -> Result<FunctionRecord, StoreError> {
         let missing = || StoreError::NotFound { what: "Function", name: name.into() };
-        let record = self.function(name)?.ok_or_else(missing)?;
+        let record: FunctionRecord = self.read(from, FUNCTION, name)?.ok_or_else(missing)?;
         match expected {
             Some(revision) if revision != record.revision_id => {
                 Err(StoreError::Conflict { name: name.into() })
@@ -122,8 +128,8 @@ impl Store {
         }
     }
 
-    fn exists_not(&self, name: &str) -> Result<(), StoreError> {
-        match self.function(name)? {
+    fn exists_not(&self, from: &impl Reader, name: &str) -> Result<(), StoreError> {
+        match self.read::<FunctionRecord>(from, FUNCTION, name)? {
             Some(_) => Err(StoreError::Exists { name: name.into() }),
             None => Ok(()),
         }

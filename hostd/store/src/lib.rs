@@ -48,7 +48,7 @@ pub use model::{
 pub use recovery::{BrokenCode, Recovery};
 pub use space::Space;
 
-use log::Log;
+use log::{Log, Reader};
 use records::Change;
 
 /// Version of the records' form.
@@ -168,9 +168,14 @@ impl Store {
         self.0.root.join(folder).join(name)
     }
 
-    fn read<T: DeserializeOwned>(&self, table: &str, name: &str) -> Result<Option<T>, StoreError> {
+    fn read<T: DeserializeOwned>(
+        &self,
+        from: &impl Reader,
+        table: &str,
+        name: &str,
+    ) -> Result<Option<T>, StoreError> {
         let key = format!("{table}{name}");
-        self.0.log.get(&key)?.map(|text| decode(&key, &text)).transpose()
+        from.get(&key)?.map(|text| decode(&key, &text)).transpose()
     }
 
     fn list<T: DeserializeOwned>(&self, table: &str) -> Result<Vec<T>, StoreError> {

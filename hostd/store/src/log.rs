@@ -63,6 +63,24 @@ pub(crate) struct Turn<'a> {
     writer: MutexGuard<'a, Writer>,
 }
 
+/// Reads single records: from the [`Log`], or from within a [`Turn`], which must not wait for itself.
+pub(crate) trait Reader {
+    /// Reads one record.
+    fn get(&self, key: &str) -> Result<Option<String>, StoreError>;
+}
+
+impl Reader for Log {
+    fn get(&self, key: &str) -> Result<Option<String>, StoreError> {
+        self.read(|records| records.get(key))
+    }
+}
+
+impl Reader for Turn<'_> {
+    fn get(&self, key: &str) -> Result<Option<String>, StoreError> {
+        self.read(|records| records.get(key))
+    }
+}
+
 /// What the files say, before the database is made to agree.
 struct Truth {
     seq: u64,
@@ -129,11 +147,6 @@ impl Log {
         Self { root: root.to_owned(), records: RwLock::new(records), writer: Mutex::new(writer) }
     }
 
-    /// Reads one record.
-    pub(crate) fn get(&self, key: &str) -> Result<Option<String>, StoreError> {
-        self.read(|records| records.get(key))
-    }
-
     /// All records whose key starts with `prefix`.
     pub(crate) fn scan(&self, prefix: &str) -> Result<Contents, StoreError> {
         self.read(|records| records.scan(prefix))
@@ -150,12 +163,12 @@ impl Log {
     }
 
     fn read<T>(&self, call: impl Fn(&dyn Records) -> Result<T, RecordsError>) -> Result<T, StoreError> {
-        let records = Arc::clone(&self.records.read().unwrap_or_else(PoisonError::into_inner));
-        call(records.as_ref()).or_else(|error| {
-            let turn = self.turn();
-            let records = turn.replace(&records, &error)?;
-            call(records.as_ref()).map_err(|e| failed(&self.root, e))
-        })
+        // Whoever finds the database broken waits for the turn to replace it: the journal must not grow meanwhile.
+        call(self.current().as_ref()).or_else(|_| self.turn().read(call))
+    }
+
+    fn current(&self) -> Arc<dyn Records> {
+        Arc::clone(&self.records.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -172,7 +185,7 @@ impl Turn<'_> {
         journal.append(&entry)?;
         writer.seq = entry.seq;
         let due = journal.len() >= writer.export_at;
-        let records = Arc::clone(&self.log.records.read().unwrap_or_else(PoisonError::into_inner));
+        let records = self.log.current();
         if let Err(error) = records.apply(entry.seq, &entry.changes) {
             // The change is on disk: the caller need not know, only later readers.
             self.replace(&records, &error)?;
@@ -186,16 +199,16 @@ impl Turn<'_> {
     }
 
     fn export_now(&mut self) -> Result<(), StoreError> {
-        // Not through Log::scan: it would wait for this turn.
-        let records = Arc::clone(&self.log.records.read().unwrap_or_else(PoisonError::into_inner));
-        let contents = match records.scan("") {
-            Ok(contents) => contents,
-            Err(error) => {
-                let records = self.replace(&records, &error)?;
-                records.scan("").map_err(|e| failed(&self.log.root, e))?
-            }
-        };
+        let contents = self.read(|records| records.scan(""))?;
         self.export(&contents).map_err(|e| StoreError::io(&self.log.root.join(EXPORT), e))
+    }
+
+    fn read<T>(&self, call: impl Fn(&dyn Records) -> Result<T, RecordsError>) -> Result<T, StoreError> {
+        let records = self.log.current();
+        call(records.as_ref()).or_else(|error| {
+            let records = self.replace(&records, &error)?;
+            call(records.as_ref()).map_err(|e| failed(&self.log.root, e))
+        })
     }
 
     /// Writes the export of `contents` as of now, then empties the journal.
@@ -293,6 +306,69 @@ fn rebuild(root: &Path, truth: &Truth) -> Arc<dyn Records> {
         Err(error) => {
             tracing::error!(%error, "No database; answering from memory");
             Arc::new(Memory::new(truth.contents.clone()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::value::RawValue;
+
+    /// A database on a disk that stopped working.
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Records for Broken {
+        fn get(&self, _: &str) -> Result<Option<String>, RecordsError> {
+            Err(RecordsError("no".into()))
+        }
+
+        fn scan(&self, _: &str) -> Result<Contents, RecordsError> {
+            Err(RecordsError("no".into()))
+        }
+
+        fn apply(&self, _: u64, _: &[Change]) -> Result<(), RecordsError> {
+            Err(RecordsError("no".into()))
+        }
+    }
+
+    fn put(key: &str, value: &str) -> Vec<Change> {
+        vec![Change { key: key.into(), value: Some(RawValue::from_string(format!("\"{value}\"")).unwrap()) }]
+    }
+
+    fn open(root: &Path) -> (Log, Found) {
+        std::fs::create_dir_all(root.join("tmp")).unwrap();
+        Log::open(root, false, false).unwrap()
+    }
+
+    #[test]
+    fn a_database_that_fails_is_replaced_without_losing_anything() {
+        // The call that finds it broken: a read, a read within a turn, a scan, a change, an export.
+        let finds: [fn(&Log); 5] = [
+            |log| assert_eq!(log.get("t/a").unwrap().as_deref(), Some("\"1\"")),
+            |log| assert_eq!(log.turn().get("t/a").unwrap().as_deref(), Some("\"1\"")),
+            |log| assert_eq!(log.scan("t/").unwrap().len(), 2),
+            |log| log.turn().apply(put("t/c", "3")).unwrap(),
+            |log| log.export().unwrap(),
+        ];
+        for find in finds {
+            let dir = tempfile::tempdir().unwrap();
+            let (log, _) = open(dir.path());
+            log.turn().apply(put("t/a", "1")).unwrap();
+            log.export().unwrap();
+            log.turn().apply(put("t/b", "2")).unwrap();
+            *log.records.write().unwrap() = Arc::new(Broken);
+            find(&log);
+            log.turn().apply(put("t/d", "4")).unwrap();
+            let contents = log.scan("").unwrap();
+            assert_eq!(contents["t/b"], "\"2\"");
+            assert_eq!(contents["t/d"], "\"4\"");
+            drop(log);
+            let (log, found) = open(dir.path());
+            assert_eq!(found.contents, contents);
+            assert!(found.mended > 0 && found.rebuilt.is_none());
+            assert_eq!(log.scan("").unwrap(), contents);
         }
     }
 }

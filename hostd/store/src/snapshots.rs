@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
+use crate::log::Reader;
 use crate::{
     NewSnapshot, SNAPSHOT, SNAPSHOTS, SnapshotRecord, SnapshotState, StagedDir, Store, StoreError, delete,
     lock, now_unix_ms, put,
@@ -17,7 +18,7 @@ const NOTE_EVERY_MS: u64 = 60_000;
 impl Store {
     /// Reads the snapshot of a function, in whatever state it is.
     pub fn snapshot(&self, function: &str) -> Result<Option<SnapshotRecord>, StoreError> {
-        self.read(SNAPSHOT, function)
+        self.read(&self.0.log, SNAPSHOT, function)
     }
 
     /// All snapshots, by function.
@@ -33,15 +34,11 @@ impl Store {
     /// Takes over a snapshot in place of the function's previous one. [`StoreError::Stale`] if the function has
     /// other code by now, [`StoreError::NotFound`] if it is gone.
     pub fn put_snapshot(&self, new: NewSnapshot, files: StagedDir) -> Result<SnapshotRecord, StoreError> {
-        let current = || match self.expect(&new.function, None)? {
-            function if function.code.image == new.code_image => Ok(()),
-            _ => Err(StoreError::Stale { name: new.function.clone() }),
-        };
-        current()?;
+        self.current(&self.0.log, &new)?;
         let sealed = files.seal().map_err(|e| self.told(e))?;
         let mut turn = self.0.log.turn();
-        current()?;
-        let old = self.snapshot(&new.function)?;
+        self.current(&turn, &new)?;
+        let old: Option<SnapshotRecord> = self.read(&turn, SNAPSHOT, &new.function)?;
         let record = SnapshotRecord {
             dir: Uuid::new_v4().to_string(),
             files: sealed.files,
@@ -65,10 +62,20 @@ impl Store {
         Ok(record)
     }
 
+    /// Checks that a function still has the code a snapshot was made with.
+    fn current(&self, from: &impl Reader, new: &NewSnapshot) -> Result<(), StoreError> {
+        let function = self.expect(from, &new.function, None)?;
+        if function.code.image == new.code_image {
+            Ok(())
+        } else {
+            Err(StoreError::Stale { name: new.function.clone() })
+        }
+    }
+
     /// Removes a function's snapshot; `false` if there was none. Works on a full disk.
     pub fn remove_snapshot(&self, function: &str) -> Result<bool, StoreError> {
         let mut turn = self.0.log.turn();
-        let Some(old) = self.snapshot(function)? else { return Ok(false) };
+        let Some(old) = self.read::<SnapshotRecord>(&turn, SNAPSHOT, function)? else { return Ok(false) };
         turn.apply(vec![delete(SNAPSHOT, function)])?;
         drop(turn);
         self.forget(Some(old));
@@ -79,9 +86,8 @@ impl Store {
     /// function has another snapshot by now.
     pub fn mark_rebuild(&self, function: &str, dir: &str) -> Result<(), StoreError> {
         let mut turn = self.0.log.turn();
-        let Some(mut record) = self.snapshot(function)?.filter(|record| record.dir == dir) else {
-            return Ok(());
-        };
+        let found: Option<SnapshotRecord> = self.read(&turn, SNAPSHOT, function)?;
+        let Some(mut record) = found.filter(|record| record.dir == dir) else { return Ok(()) };
         record.state = SnapshotState::Rebuild;
         record.stored_bytes = 0;
         turn.apply(vec![put(SNAPSHOT, function, &record)?])?;

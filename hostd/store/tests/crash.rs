@@ -5,12 +5,10 @@
 mod common;
 mod writer;
 
-use std::time::Duration;
-
 use common::check;
 use mote_store::Store;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use writer::{Child, Model};
 
 const KILLS: u64 = 60;
@@ -28,9 +26,8 @@ fn what_was_acknowledged_survives_being_killed() {
     let mut model = Model::new();
     let (mut acknowledged, mut interrupted) = (0, 0);
     for seed in 0..KILLS {
-        let child = Child::start(dir.path(), seed);
-        // Some are killed while opening, most while writing.
-        std::thread::sleep(Duration::from_micros(random.random_range(1_000..200_000)));
+        let mut child = Child::start(dir.path(), seed);
+        child.let_run(&mut random);
         let (acknowledgements, pending) = writer::follow(&child.kill(), &mut model);
         acknowledged += acknowledgements;
         interrupted += u32::from(pending.is_some());

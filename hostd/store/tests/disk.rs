@@ -128,6 +128,10 @@ fn a_disk_that_fills_up_leaves_nothing_half() {
             fs::remove_file(&filler).unwrap();
             let (store, recovery) = Store::open_with(root, &no_reserve()).unwrap();
             assert!(!recovery.lost_changes && recovery.rebuild.is_empty() && recovery.broken_code.is_empty());
+            println!(
+                "round {round}: {} mended, rebuilt: {:?}",
+                recovery.records_mended, recovery.database_rebuilt
+            );
             assert_eq!(recovery.removed, [""; 0].map(std::path::PathBuf::from));
             assert_eq!((store.functions().unwrap(), store.snapshots().unwrap()), expected);
             check(root, &store);
@@ -136,6 +140,44 @@ fn a_disk_that_fills_up_leaves_nothing_half() {
             }
         }
         assert!(refused > 5 && accepted > 5, "{refused} refused, {accepted} accepted");
+    });
+}
+
+/// Records are changed on a full disk until nothing more can be written, then the store is opened on it.
+#[test]
+fn changes_on_a_full_disk_are_refused_or_kept() {
+    on_small_disk(16 << 20, |root| {
+        let (store, _) = Store::open_with(root, &no_reserve()).unwrap();
+        store.create_function("f", config("x"), code(&store, "f", 1000).unwrap()).unwrap();
+        store.create_function("g", config("x"), code(&store, "g", 1000).unwrap()).unwrap();
+        fill(root);
+        let mut kept = None;
+        for i in 0..2000 {
+            let long = format!("{i}{}", "z".repeat(3000));
+            match store.update_config("f", None, |c| c.description = long.clone()) {
+                Ok(_) => kept = Some(long),
+                Err(error) => {
+                    assert!(is_no_space(&Err::<(), _>(error)));
+                    break;
+                }
+            }
+            assert!(i < 1999, "the disk was not full");
+        }
+        let expected = kept.expect("the journal holds space ahead");
+        assert_eq!(store.function("f").unwrap().unwrap().config.description, expected);
+        drop(store);
+        let (store, recovery) = Store::open_with(root, &no_reserve()).unwrap();
+        println!("{recovery:?}");
+        assert!(!recovery.lost_changes && recovery.removed.is_empty());
+        assert_eq!(store.function("f").unwrap().unwrap().config.description, expected);
+        store.delete_function("g").unwrap();
+        drop(store);
+        fs::remove_file(root.join("filler")).unwrap();
+        let (store, recovery) = Store::open_with(root, &no_reserve()).unwrap();
+        println!("{recovery:?}");
+        assert_eq!(store.functions().unwrap().len(), 1);
+        assert_eq!(store.function("f").unwrap().unwrap().config.description, expected);
+        check(root, &store);
     });
 }
 

@@ -12,12 +12,11 @@ mod writer;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use common::check;
 use mote_store::Store;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{Signal, kill_process};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -63,8 +62,8 @@ fn test(dir: &Path) {
     let (mut acknowledged, mut interrupted) = (0, 0);
     for seed in 0..CUTS {
         mount(&disk, &root);
-        let child = Child::start(&root, seed);
-        std::thread::sleep(Duration::from_micros(random.random_range(20_000..500_000)));
+        let mut child = Child::start(&root, seed);
+        child.let_run(&mut random);
         kill_process(child.pid(), Signal::STOP).unwrap();
         let image = cut(&disk);
         let lines = child.kill();

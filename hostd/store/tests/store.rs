@@ -174,6 +174,47 @@ fn verification_is_forgotten_when_opened_again() {
     assert!(store.is_verified(&snapshot));
 }
 
+#[test]
+fn many_may_use_it_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let created = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (store, created) = (store.clone(), &created);
+            scope.spawn(move || {
+                for round in 0..15 {
+                    let name = format!("f{}", round % 5);
+                    let note = format!("{thread}-{round}");
+                    match store.create_function(&name, config(&note), code(&store, &note, 3000).unwrap()) {
+                        Ok(_) => drop(created.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
+                        Err(error) => assert!(matches!(error, StoreError::Exists { .. }), "{error}"),
+                    }
+                    let outcomes = [
+                        snapshot(&store, &name, 2000).err(),
+                        store.update_code(&name, None, code(&store, &note, 100).unwrap()).err(),
+                        snapshot(&store, &name, 2000).err(),
+                        store.update_config(&name, None, |c| c.memory_mb += 1).err(),
+                    ];
+                    for error in outcomes.into_iter().flatten() {
+                        assert!(
+                            matches!(error, StoreError::NotFound { .. } | StoreError::Stale { .. }),
+                            "{error}"
+                        );
+                    }
+                    if round % 4 == thread % 4 {
+                        let _ = store.delete_function(&name);
+                    }
+                }
+            });
+        }
+    });
+    assert!(created.into_inner() >= 5);
+    check(dir.path(), &store);
+    drop(store);
+    check(dir.path(), &open(dir.path()));
+}
+
 /// A step of the property test; functions and contents are few, so that steps meet.
 #[derive(Debug, Clone)]
 enum Step {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread::JoinHandle;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use mote_store::{SnapshotState, Store};
 use rand::rngs::StdRng;
@@ -90,7 +91,8 @@ pub fn child() {
 /// The writer, running.
 pub struct Child {
     process: std::process::Child,
-    reader: JoinHandle<Vec<String>>,
+    output: mpsc::Receiver<String>,
+    said: Vec<String>,
 }
 
 impl Child {
@@ -104,23 +106,37 @@ impl Child {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let output = process.stdout.take().unwrap();
-        let reader = std::thread::spawn(move || {
-            let lines = BufReader::new(output).lines().map_while(Result::ok);
-            lines.filter(|l| l.starts_with("try ") || l.starts_with("done ")).collect()
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (sender, output) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if (line.starts_with("try ") || line.starts_with("done ")) && sender.send(line).is_err() {
+                    return;
+                }
+            }
         });
-        Self { process, reader }
+        Self { process, output, said: Vec::new() }
     }
 
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
 
+    /// Lets it say a random number of things, and then go on for a random moment: however fast the machine is.
+    pub fn let_run(&mut self, random: &mut StdRng) {
+        // Some are ended while they still open the store.
+        for _ in 0..random.random_range(0..30) {
+            self.said.push(self.output.recv_timeout(Duration::from_secs(60)).unwrap());
+        }
+        std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
+    }
+
     /// Kills it; returns what it said.
     pub fn kill(mut self) -> Vec<String> {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.reader.join().unwrap()
+        self.said.extend(self.output.iter());
+        self.said
     }
 }
 
