@@ -100,6 +100,11 @@ impl Registers {
         queues
     }
 
+    /// Takes the queues back of a device that could not be activated.
+    pub(super) fn return_queues(&mut self, queues: Vec<Queue>) {
+        self.queues = queues;
+    }
+
     pub(super) fn reset(&mut self, max_sizes: &'static [u16]) {
         self.status = 0;
         self.accepted = 0;

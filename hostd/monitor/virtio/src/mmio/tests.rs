@@ -102,6 +102,9 @@ fn a_queue_outside_memory_makes_the_device_ask_for_a_reset() {
     assert_eq!(machine.interrupt(), Some(2), "a configuration interrupt");
     machine.notify(0);
     machine.pump(0);
+    let image = machine.snapshot();
+    let mut machine = Machine::restore(&image, Box::new(Rng::new()));
+    assert_eq!(machine.transport.save(), image.state);
     machine.probe(u64::MAX);
     assert_eq!(machine.call(0, &[(BUFFERS, 8, true)]), 8);
 }
@@ -262,9 +265,10 @@ proptest! {
             }
             machine.step(0);
         }
-        // Its state is one that restores, or is refused, but does not panic either.
+        // A state that a device can be in is one it can be restored to.
         let state = machine.transport.save();
-        let _ = MmioTransport::restore(&state, Box::new(Rng::new()), memory(), EventFd::new(0).unwrap());
+        let again = MmioTransport::restore(&state, Box::new(Rng::new()), memory(), EventFd::new(0).unwrap());
+        prop_assert_eq!(again.unwrap().save(), state);
         machine.probe(u64::MAX);
         while machine.interrupt().is_some() {}
         prop_assert_eq!(machine.call(0, &[(BUFFERS, 8, true)]), 8);

@@ -256,6 +256,7 @@ impl MmioTransport {
                 let _ = event.write(1);
             }
         } else {
+            inner.registers.return_queues(io.queues);
             inner.registers.set_status(VIRTIO_CONFIG_S_NEEDS_RESET);
             let _ = self.interrupt.signal_config();
         }
