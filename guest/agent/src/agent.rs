@@ -1,26 +1,21 @@
 //! The one task that owns everything: it waits for something to happen, asks [`crate::state`] what is to be
 //! done, and does it.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use mote_protocol::{
     AgentMessage, FailureKind, Frame, FunctionSpec, HostMessage, Identity, InvokeSpec, LogStream, ResultKind,
 };
-use rustix::process::Pid;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::api::{self, Asked, Call, Reply, Upload};
-use crate::environment;
+use crate::api::{Asked, Call, Reply, Upload};
+use crate::launch::{LaunchError, Runtime, Settings, launch};
+use crate::machine::Machine;
 use crate::memory;
-use crate::output::Output;
-use crate::process::{self, Credentials, Reap, SpawnError};
-use crate::runtime::{RuntimeFile, RuntimeFileError};
+use crate::process;
 use crate::session::{BoxStream, Session, SessionError};
 use crate::state::{Action, Event, Phase, Refusal, State};
 use crate::words::{ErrorObject, chain, error_report};
@@ -28,53 +23,13 @@ use crate::words::{ErrorObject, chain, error_report};
 /// How often memory is looked at during a call.
 const SAMPLE: Duration = Duration::from_millis(50);
 
+/// How long the result of a call whose response was refused as too large waits to see what becomes of the
+/// runtime. `awslambdaric` ends itself then: the host hears of result and end together, and does not give the
+/// next call to a sandbox that is dying.
+const LATE: Duration = Duration::from_secs(2);
+
 /// Requests of the runtime that may wait for the agent.
 const ASKED: usize = 8;
-
-/// What the agent needs of the machine it is in.
-pub trait Machine {
-    /// Why it could not.
-    type Error: std::error::Error + 'static;
-
-    /// Takes a new identity: clock, randomness, name. At each start and each restore.
-    ///
-    /// # Errors
-    /// When the system refuses: a sandbox that kept its twin's randomness must not serve.
-    fn identify(&mut self, identity: &Identity) -> Result<(), Self::Error>;
-
-    /// Makes the file systems and the loopback device; once, before the runtime starts.
-    ///
-    /// # Errors
-    /// When one of them cannot be had.
-    fn prepare(&mut self, function: &FunctionSpec) -> Result<(), Self::Error>;
-
-    /// The runtime runs: from here on it is to die before the agent does.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    fn started(&mut self) -> Result<(), Self::Error>;
-
-    /// A snapshot is about to be taken.
-    fn settle(&mut self);
-
-    /// Says something on the machine's console.
-    fn say(&mut self, words: &str);
-}
-
-/// Where things are.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The runtime's description, `/mote/runtime.toml`.
-    pub runtime_file: PathBuf,
-    /// The function's code, `/var/task`.
-    pub task_root: PathBuf,
-    /// Where the Runtime API listens; port 0 for any.
-    pub api: SocketAddr,
-    /// Who the function runs as; as the agent itself if `None`.
-    pub credentials: Option<Credentials>,
-    /// Whose children are reaped.
-    pub reap: Reap,
-}
 
 /// Why the agent could not start at all.
 #[derive(Debug, thiserror::Error)]
@@ -82,35 +37,6 @@ pub enum AgentError {
     /// No notice of ended children.
     #[error("Cannot listen for SIGCHLD")]
     Signal(#[source] std::io::Error),
-}
-
-/// Why the runtime could not be started.
-#[derive(Debug, thiserror::Error)]
-enum StartError<E: std::error::Error + 'static> {
-    #[error("The sandbox could not take its identity")]
-    Identify(#[source] E),
-    #[error("The sandbox's file systems could not be made")]
-    Prepare(#[source] E),
-    #[error("The runtime is not described")]
-    Runtime(#[source] RuntimeFileError),
-    #[error("The Runtime API cannot listen on {0}")]
-    Listen(SocketAddr, #[source] std::io::Error),
-    #[error("No pipes for the function's output")]
-    Pipe(#[source] std::io::Error),
-    #[error("The runtime does not start")]
-    Spawn(#[source] SpawnError),
-    #[error("The agent cannot be told apart from the function in a shortage of memory")]
-    Protect(#[source] E),
-}
-
-impl<E: std::error::Error + 'static> StartError<E> {
-    fn report(&self) -> Vec<u8> {
-        let kind = match self {
-            Self::Runtime(_) | Self::Spawn(_) => "Runtime.InvalidEntrypoint",
-            _ => "Sandbox.StartFailed",
-        };
-        ErrorObject::new(kind, format!("Error: {}", chain(self))).json()
-    }
 }
 
 /// Serves sessions from `sessions` (the newest one counts) until the runtime is of no further use and a host
@@ -141,6 +67,7 @@ pub async fn run<M: Machine>(
         held: None,
         call: None,
         failure: None,
+        late: None,
         sampling,
         started: now,
         resumed: now,
@@ -168,6 +95,8 @@ struct Agent<M> {
     call: Option<(InvokeSpec, Vec<u8>)>,
     /// What a host has to be told yet before all ends.
     failure: Option<(FailureKind, Vec<u8>)>,
+    /// A result that waits, see [`LATE`].
+    late: Option<Late>,
     sampling: Interval,
     started: Instant,
     resumed: Instant,
@@ -175,10 +104,10 @@ struct Agent<M> {
     peak_memory_kb: u64,
 }
 
-struct Runtime {
-    pid: Pid,
-    output: Output,
-    ended: bool,
+struct Late {
+    message: AgentMessage,
+    body: Vec<u8>,
+    due: tokio::time::Instant,
 }
 
 enum Happening {
@@ -187,6 +116,7 @@ enum Happening {
     Asked(Asked),
     Left,
     Child,
+    Late,
     Output(LogStream, Vec<u8>),
     Sample,
 }
@@ -216,6 +146,7 @@ impl<M: Machine> Agent<M> {
                     self.step(Event::Left, Attached::default()).await;
                 }
                 Happening::Child => self.child().await,
+                Happening::Late => self.send_late().await,
                 Happening::Output(stream, bytes) => self.send(&AgentMessage::Log { stream }, &bytes).await,
                 Happening::Sample => self.sample(),
             }
@@ -226,7 +157,7 @@ impl<M: Machine> Agent<M> {
     }
 
     async fn happening(&mut self) -> Happening {
-        let Self { sessions, session, children, asked, runtime, held, sampling, state, .. } = self;
+        let Self { sessions, session, children, asked, runtime, held, sampling, state, late, .. } = self;
         let plugged = session.is_some();
         let serving = state.phase() == Phase::Serving;
         tokio::select! {
@@ -236,6 +167,7 @@ impl<M: Machine> Agent<M> {
             Some(asked) = asked.recv() => Happening::Asked(asked),
             () = hung_up(held) => Happening::Left,
             Some(()) = children.recv() => Happening::Child,
+            () = due(late) => Happening::Late,
             _ = sampling.tick(), if serving => Happening::Sample,
             // Without a host the output stays in its pipe; a function that fills it waits.
             (stream, bytes) = next_output(runtime), if plugged => Happening::Output(stream, bytes),
@@ -243,14 +175,15 @@ impl<M: Machine> Agent<M> {
     }
 
     async fn plugged(&mut self, stream: BoxStream) {
-        if self.session.take().is_some() {
-            self.step(Event::Unplugged, Attached::default()).await;
+        if self.session.is_some() {
+            self.unplug().await;
         }
         self.session = Some(Session::new(stream));
     }
 
     async fn unplug(&mut self) {
         self.session = None;
+        self.late = None;
         self.step(Event::Unplugged, Attached::default()).await;
     }
 
@@ -266,7 +199,7 @@ impl<M: Machine> Agent<M> {
             HostMessage::Resume { identity } => {
                 self.resumed = Instant::now();
                 if let Err(error) = self.machine.identify(&identity) {
-                    let error = StartError::Identify(error);
+                    let error = LaunchError::Identify(error);
                     return self.fail(FailureKind::Agent, error.report()).await;
                 }
                 self.step(Event::Resume, Attached::default()).await;
@@ -286,34 +219,10 @@ impl<M: Machine> Agent<M> {
             let report = ErrorObject::new("Sandbox.Protocol", "Error: A sandbox starts once").json();
             return self.fail(FailureKind::Agent, report).await;
         };
-        match self.launch(function, identity, asked).await {
+        match launch(&self.settings, &mut self.machine, function, identity, asked).await {
             Ok(runtime) => self.runtime = Some(runtime),
             Err(error) => self.fail(FailureKind::Agent, error.report()).await,
         }
-    }
-
-    async fn launch(
-        &mut self,
-        function: &FunctionSpec,
-        identity: &Identity,
-        asked: mpsc::Sender<Asked>,
-    ) -> Result<Runtime, StartError<M::Error>> {
-        self.machine.identify(identity).map_err(StartError::Identify)?;
-        self.machine.prepare(function).map_err(StartError::Prepare)?;
-        let description = RuntimeFile::load(&self.settings.runtime_file).map_err(StartError::Runtime)?;
-        let at = self.settings.api;
-        let listener = TcpListener::bind(at).await.map_err(|e| StartError::Listen(at, e))?;
-        let address = listener.local_addr().map_err(|e| StartError::Listen(at, e))?.to_string();
-        tokio::spawn(api::serve(listener, asked));
-        let root = &self.settings.task_root;
-        let environment =
-            environment::build(function, identity, &description, &address, &root.to_string_lossy());
-        let (output, ends) = Output::new().map_err(StartError::Pipe)?;
-        let who = self.settings.credentials;
-        let pid = process::spawn(&description.exec, &function.handler, &environment, root, who, ends)
-            .map_err(StartError::Spawn)?;
-        self.machine.started().map_err(StartError::Protect)?;
-        Ok(Runtime { pid, output, ended: false })
     }
 
     async fn asked(&mut self, asked: Asked) {
@@ -336,7 +245,6 @@ impl<M: Machine> Agent<M> {
     async fn child(&mut self) {
         let Some(runtime) = &mut self.runtime else { return };
         let Some(status) = process::reap(self.settings.reap, runtime.pid) else { return };
-        runtime.ended = true;
         let report = ErrorObject::exit(self.state.serving(), status).json();
         self.step(Event::Exited, Attached { report, ..Attached::default() }).await;
     }
@@ -350,6 +258,7 @@ impl<M: Machine> Agent<M> {
     async fn act(&mut self, action: Action, attached: &mut Attached) {
         match action {
             Action::Hold => {
+                self.send_late().await;
                 if let Some(before) = std::mem::replace(&mut self.held, attached.reply.take()) {
                     refuse(Some(before), StatusCode::FORBIDDEN, wrong_state("this was asked again"));
                 }
@@ -409,9 +318,10 @@ impl<M: Machine> Agent<M> {
         self.sample();
         self.drain().await;
         let upload = &mut attached.upload;
+        let too_large = upload.too_large;
         let body = std::mem::take(&mut upload.bytes);
         let (body, content_type) = match kind {
-            _ if upload.too_large => (ErrorObject::response_too_large().json(), None),
+            _ if too_large => (ErrorObject::response_too_large().json(), None),
             ResultKind::Error => (error_report(body, upload.error_type.as_deref()), None),
             ResultKind::Response => (body, upload.content_type.take()),
         };
@@ -422,7 +332,18 @@ impl<M: Machine> Agent<M> {
             duration_us,
             peak_memory_kb: self.peak_memory_kb,
         };
-        self.send(&message, &body).await;
+        if too_large {
+            self.late = Some(Late { message, body, due: tokio::time::Instant::now() + LATE });
+        } else {
+            self.send(&message, &body).await;
+        }
+    }
+
+    async fn send_late(&mut self) {
+        if let Some(Late { message, body, .. }) = self.late.take() {
+            self.drain().await;
+            self.send(&message, &body).await;
+        }
     }
 
     async fn settle(&mut self) {
@@ -444,6 +365,7 @@ impl<M: Machine> Agent<M> {
         if self.failure.is_none() || self.session.is_none() {
             return false;
         }
+        self.send_late().await;
         self.drain().await;
         let Some((kind, report)) = self.failure.take() else { return false };
         self.send(&AgentMessage::Failed { kind }, &report).await;
@@ -477,6 +399,7 @@ impl<M: Machine> Agent<M> {
         if let Err(error) = session.send(message, body).await {
             self.machine.say(&chain(&error));
             self.session = None;
+            self.late = None;
             for action in self.state.step(Event::Unplugged) {
                 if action == Action::Forget {
                     self.call = None;
@@ -493,6 +416,13 @@ impl<M: Machine> Agent<M> {
 async fn next_frame(session: &mut Option<Session>) -> Result<Option<Frame<HostMessage>>, SessionError> {
     match session {
         Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(late: &Option<Late>) {
+    match late {
+        Some(late) => tokio::time::sleep_until(late.due).await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("AWS_DEFAULT_REGION", "us-east-1"),
     ("AWS_REGION", "us-east-1"),
     ("LANG", "en_US.UTF-8"),
-    ("LD_LIBRARY_PATH", "/lib64:/usr/lib64:/var/runtime:/var/task:/var/task/lib:/opt/lib"),
+    ("LD_LIBRARY_PATH", "/var/task:/var/task/lib:/opt/lib"),
     ("PATH", "/usr/local/bin:/usr/bin:/bin:/opt/bin"),
     ("TZ", ":UTC"),
 ];

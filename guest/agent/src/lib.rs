@@ -5,12 +5,14 @@
 //! ([`process`]). What a request means is decided by [`state`], which knows no I/O.
 //!
 //! All that is peculiar to a microVM (mounts, clock, entropy, vsock, power) is in [`guest`], behind
-//! [`agent::Machine`]: the rest runs natively, with a Unix socket for a session.
+//! [`machine::Machine`]: the rest runs natively, with a Unix socket for a session.
 
 pub mod agent;
 pub mod api;
 pub mod environment;
 pub mod guest;
+pub mod launch;
+pub mod machine;
 pub mod memory;
 pub mod output;
 pub mod process;

@@ -3,8 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use mote_agent::agent::{self, Machine, Settings};
+use mote_agent::agent;
 use mote_agent::guest::{Guest, link, restart};
+use mote_agent::launch::Settings;
+use mote_agent::machine::Machine;
 use mote_agent::process::{Credentials, Reap};
 use mote_agent::session::BoxStream;
 use mote_agent::words::chain;

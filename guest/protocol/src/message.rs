@@ -17,7 +17,7 @@ pub struct FunctionSpec {
     pub runtime: String,
     /// Memory of the microVM, MiB: what `AWS_LAMBDA_FUNCTION_MEMORY_SIZE` says.
     pub memory_mb: u32,
-    /// Limit of everything the function may write, MiB.
+    /// Limit of everything the function may write, MiB. It is kept in memory, of which it gets half at most.
     pub storage_mb: u32,
     /// The function's own environment.
     pub environment: BTreeMap<String, String>,
@@ -108,7 +108,9 @@ pub enum ResultKind {
 pub enum FailureKind {
     /// The runtime reported that initialisation failed; the body is its error object.
     Init,
-    /// The runtime process ended by itself or was killed; the body is an error object made by the agent.
+    /// The runtime process ended by itself or was killed; the body is an error object made by the agent. Its
+    /// message begins with `RequestId: ID ` if the runtime had that call's event, and with `Error: ` if it had
+    /// none: a call sent meanwhile was not begun, and may be made elsewhere.
     Exit,
     /// The agent could not do its own part (a mount, a missing start command); body as for `Exit`.
     Agent,

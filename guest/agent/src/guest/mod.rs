@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use mote_protocol::{FunctionSpec, Identity};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::agent::Machine;
+use crate::machine::Machine;
 pub use identity::IdentityError;
 pub use mounts::MountError;
 pub use power::restart;
@@ -58,7 +58,7 @@ impl Machine for Guest {
     }
 
     fn prepare(&mut self, function: &FunctionSpec) -> Result<(), GuestError> {
-        mounts::make(function.storage_mb).map_err(GuestError::Mount)?;
+        mounts::make(function.storage_mb, function.memory_mb).map_err(GuestError::Mount)?;
         write(LOOPBACK)?;
         for (resource, limit) in LIMITS {
             // Set on the agent, which is root and needs few files, and inherited by the function.

@@ -76,11 +76,23 @@ pub enum MountError {
     Pivot(PathBuf, #[source] Errno),
 }
 
-/// Makes all of them; everything writable together holds `storage_mb` MiB.
-pub fn make(storage_mb: u32) -> Result<(), MountError> {
+/// What may be written, MiB: what is written lies in memory, and a function that fills more than half of that
+/// had better hear of a full disk than be killed.
+fn bound(storage_mb: u32, memory_mb: u32) -> u32 {
+    storage_mb.min(memory_mb / 2).max(1)
+}
+
+/// Makes all of them; everything writable together holds [`bound`] MiB.
+pub fn make(storage_mb: u32, memory_mb: u32) -> Result<(), MountError> {
     let stage = Path::new(STAGE);
     let root = stage.join("root");
-    attach("tmpfs", stage, "tmpfs", MountFlags::NOSUID, &format!("size={storage_mb}m,mode=0755"))?;
+    attach(
+        "tmpfs",
+        stage,
+        "tmpfs",
+        MountFlags::NOSUID,
+        &format!("size={}m,mode=0755", bound(storage_mb, memory_mb)),
+    )?;
     for (name, mode) in FOLDERS {
         let folder = stage.join(name);
         let made = DirBuilder::new().create(&folder);
@@ -132,4 +144,17 @@ fn bind(source: &Path, target: &Path, flags: MountFlags) -> Result<(), MountErro
     mount_bind(source, target).map_err(failed)?;
     // A bind mount takes flags only in a second step.
     rustix::mount::mount_remount(target, flags | MountFlags::BIND, c"").map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_leaves_room_to_run() {
+        assert_eq!(bound(64, 256), 64);
+        assert_eq!(bound(512, 256), 128);
+        // A size of 0 would mean no bound at all.
+        assert_eq!((bound(0, 256), bound(512, 1)), (1, 1));
+    }
 }

@@ -1,5 +1,6 @@
 //! The host's side of a session, an agent that runs natively, and an unmodified `awslambdaric` for it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows tests only by their attribute")]
+#![allow(dead_code, reason = "no test program uses all of it")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,9 @@ use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mote_agent::agent::{self, Machine, Settings};
+use mote_agent::agent;
+use mote_agent::launch::Settings;
+use mote_agent::machine::Machine;
 use mote_agent::process::Reap;
 use mote_agent::session::BoxStream;
 use mote_protocol::{
@@ -120,15 +123,15 @@ impl Outcome {
 impl Sandbox {
     /// An agent whose runtime is `awslambdaric`.
     pub async fn new() -> Self {
-        Self::with_runtime(&format!(
+        let awslambdaric = format!(
             "exec = [{:?}, \"-m\", \"awslambdaric\"]\nsnapshot = true\nenv = {{ LANG = \"C.UTF-8\" }}\n",
             python()
-        ))
-        .await
+        );
+        Self::with_runtime(&awslambdaric, Reap::Runtime).await
     }
 
     /// An agent with this runtime description.
-    pub async fn with_runtime(description: &str) -> Self {
+    pub async fn with_runtime(description: &str, reap: Reap) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let runtime_file = folder.path().join("runtime.toml");
         std::fs::write(&runtime_file, description).unwrap();
@@ -137,7 +140,7 @@ impl Sandbox {
             task_root: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/function"),
             api: "127.0.0.1:0".parse().unwrap(),
             credentials: None,
-            reap: Reap::Runtime,
+            reap,
         };
         let (sessions, mut ends) = mpsc::channel(1);
         let agent = std::thread::spawn(move || {

@@ -1,0 +1,33 @@
+//! What the agent needs to know of the machine it is in.
+
+use mote_protocol::{FunctionSpec, Identity};
+
+/// What the agent needs of the machine it is in.
+pub trait Machine {
+    /// Why it could not.
+    type Error: std::error::Error + 'static;
+
+    /// Takes a new identity: clock, randomness, name. At each start and each restore.
+    ///
+    /// # Errors
+    /// When the system refuses: a sandbox that kept its twin's randomness must not serve.
+    fn identify(&mut self, identity: &Identity) -> Result<(), Self::Error>;
+
+    /// Makes the file systems and the loopback device; once, before the runtime starts.
+    ///
+    /// # Errors
+    /// When one of them cannot be had.
+    fn prepare(&mut self, function: &FunctionSpec) -> Result<(), Self::Error>;
+
+    /// The runtime runs: from here on it is to die before the agent does.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn started(&mut self) -> Result<(), Self::Error>;
+
+    /// A snapshot is about to be taken.
+    fn settle(&mut self);
+
+    /// Says something on the machine's console.
+    fn say(&mut self, words: &str);
+}
