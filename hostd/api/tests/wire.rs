@@ -263,6 +263,17 @@ async fn a_body_over_the_limit_is_refused_before_it_arrives() {
             (413, Some("requesttoolargeexception"))
         );
     }
+    // A client that sends all of it before it reads must still get to read the answer.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let size = 32 << 20;
+    let head = format!(
+        "POST /function/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; size]).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    Answer::parse(&answer).assert_error(413, "RequestTooLargeException");
     // One that does not announce its size is cut off when it gets there.
     let mut chunked =
         b"POST /function/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -300,17 +311,23 @@ async fn a_client_that_reads_nothing_is_let_go() {
     let (api, limits) = quick(1);
     let server = Server::with(api, limits).await;
     deploy(&server, "f").await;
-    let large = vec![b'1'; 6 << 20];
-    // Small, or the kernel takes the whole answer in.
+    let mut large = vec![b'1'; 6 << 20];
+    large[0] = b'"';
+    large[(6 << 20) - 1] = b'"';
+    // A small window and several answers, or the kernel takes them all in.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    let mut stuck = socket.connect(server.address).await.unwrap();
-    let head = format!(
-        "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
-        large.len()
-    );
-    stuck.write_all(head.as_bytes()).await.unwrap();
-    stuck.write_all(&large).await.unwrap();
+    let (stuck, mut sender) = socket.connect(server.address).await.unwrap().into_split();
+    let writer = tokio::spawn(async move {
+        let head =
+            "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 6291456\r\n\r\n";
+        for _ in 0..4 {
+            if sender.write_all(head.as_bytes()).await.is_err() || sender.write_all(&large).await.is_err() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    });
     // It holds the only place, until the server has waited long enough for it to read.
     let begun = Instant::now();
     assert_eq!(
@@ -318,6 +335,7 @@ async fn a_client_that_reads_nothing_is_let_go() {
         200
     );
     assert!(begun.elapsed() > Duration::from_millis(100));
+    writer.abort();
     drop(stuck);
 }
 
