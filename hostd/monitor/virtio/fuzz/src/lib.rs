@@ -1,0 +1,39 @@
+//! What the fuzz targets share: the crate's own test driver.
+
+pub use mote_virtio::*;
+
+#[path = "../../src/testing.rs"]
+#[allow(dead_code)]
+pub mod testing;
+
+use std::path::Path;
+
+use testing::{BUFFERS, MEMORY, SEAM};
+
+/// A socket device below `folder`.
+pub fn vsock(folder: &Path) -> Box<dyn VirtioDevice> {
+    let path = folder.join("v");
+    let config = VsockConfig { cid: 3, listener: VsockListener::Bind, path };
+    Box::new(Vsock::new(config).expect("a socket device"))
+}
+
+/// A writable drive below `folder`.
+pub fn block(folder: &Path) -> Box<dyn VirtioDevice> {
+    let path = folder.join("drive");
+    std::fs::write(&path, [7; 16 * 512]).expect("a drive");
+    let config = BlockConfig { path, read_only: false, id: "fuzz".to_owned() };
+    Box::new(Block::open(&config).expect("a block device"))
+}
+
+/// An address that is more often interesting than not.
+pub fn address(kind: u8, raw: u64) -> u64 {
+    match kind % 6 {
+        0 => BUFFERS + raw % 0x10000,
+        1 => SEAM - raw % 0x100,
+        2 => MEMORY - raw % 0x100,
+        // The rings themselves.
+        3 => 0x10000 + raw % 0x40000,
+        4 => u64::MAX - raw % 0x100,
+        _ => raw,
+    }
+}
