@@ -15,11 +15,12 @@ use crate::sys::{button, cgroup, entropy, mounts, sysctl};
 
 use Failure::{Degrades, Ends};
 
-const SECOND: Duration = Duration::from_secs(1);
+/// Bound of steps that take milliseconds. Generous: on a crowded emulator milliseconds become seconds, and
+/// a step given up is worse than a late one.
+const QUICK: Duration = Duration::from_secs(20);
 
-const fn seconds(number: u64) -> Duration {
-    Duration::from_secs(number)
-}
+/// Time the kernel's random generator gets; it is ready long before on all but the oddest machines.
+const RANDOM: Duration = Duration::from_secs(5);
 
 /// Largest wait for disks an option can ask for, and some more.
 const DISKS: Duration = Duration::from_secs(660);
@@ -32,21 +33,32 @@ const DATA: Duration = Duration::from_secs(1500);
 #[rustfmt::skip]
 pub const SEQUENCE: &[Phase] = &[
     Phase { name: "ground", tasks: &[
-        Task { name: "network",  bound: SECOND,     failure: Degrades, run: |m| Box::pin(network(m)) },
-        Task { name: "settings", bound: SECOND,     failure: Degrades, run: |m| Box::pin(settings(m)) },
-        Task { name: "cgroups",  bound: SECOND,     failure: Degrades, run: |m| Box::pin(cgroups(m)) },
-        Task { name: "clock",    bound: SECOND,     failure: Degrades, run: |m| Box::pin(set_clock(m)) },
-        Task { name: "entropy",  bound: seconds(5), failure: Degrades, run: |m| Box::pin(randomness(m)) },
-        Task { name: "button",   bound: SECOND,     failure: Degrades, run: |m| Box::pin(power_button(m)) },
-        Task { name: "system",   bound: DISKS,      failure: Ends,     run: |m| Box::pin(system_disk(m)) },
+        Task { name: "network",  bound: QUICK, failure: Degrades, run: |m| Box::pin(network(m)) },
+        Task { name: "settings", bound: QUICK, failure: Degrades, run: |m| Box::pin(settings(m)) },
+        Task { name: "cgroups",  bound: QUICK, failure: Degrades, run: |m| Box::pin(cgroups(m)) },
+        Task { name: "clock",    bound: QUICK, failure: Degrades, run: |m| Box::pin(set_clock(m)) },
+        Task { name: "entropy",  bound: QUICK, failure: Degrades, run: |m| Box::pin(randomness(m)) },
+        Task { name: "button",   bound: QUICK, failure: Degrades, run: |m| Box::pin(power_button(m)) },
+        SYSTEM,
     ]},
-    Phase { name: "data", tasks: &[
-        Task { name: "data",     bound: DATA,       failure: Degrades, run: |m| Box::pin(data_disk(m)) },
-    ]},
-    Phase { name: "service", tasks: &[
-        Task { name: "hostd",    bound: seconds(5), failure: Degrades, run: |m| Box::pin(service(m)) },
-    ]},
+    DATA_PHASE,
+    SERVICE_PHASE,
 ];
+
+/// What is left to do when the system image was not there at first.
+const LATE: &[Phase] = &[Phase { name: "system", tasks: &[SYSTEM] }, DATA_PHASE, SERVICE_PHASE];
+
+const SYSTEM: Task = Task { name: "system", bound: DISKS, failure: Ends, run: |m| Box::pin(system_disk(m)) };
+
+const DATA_PHASE: Phase = Phase {
+    name: "data",
+    tasks: &[Task { name: "data", bound: DATA, failure: Degrades, run: |m| Box::pin(data_disk(m)) }],
+};
+
+const SERVICE_PHASE: Phase = Phase {
+    name: "service",
+    tasks: &[Task { name: "hostd", bound: QUICK, failure: Degrades, run: |m| Box::pin(service(m)) }],
+};
 
 /// How long the network may delay the line that says the machine is ready (never hostd).
 const READY_WITHOUT_NETWORK: Duration = Duration::from_secs(8);
@@ -57,7 +69,9 @@ const REMIND: Duration = Duration::from_secs(60);
 /// Boots. Returns when hostd was started and the network has settled; without a system image, never: the
 /// power button still works and the cause stays on the console.
 pub async fn run(machine: Arc<Machine>) {
-    while !crate::sequence::run(SEQUENCE, &machine).await {
+    let mut rest = SEQUENCE;
+    while !crate::sequence::run(rest, &machine).await {
+        rest = LATE;
         log::line("no usable system image; looking again, the power button works");
         tokio::time::sleep(REMIND).await;
     }
@@ -71,23 +85,26 @@ pub async fn run(machine: Arc<Machine>) {
 }
 
 async fn network(machine: Arc<Machine>) -> Outcome {
-    let name = machine.options.hostname.clone();
-    rustix::system::sethostname(name.as_bytes())?;
-    net::loopback().await?;
-    let wish = net::Wish { hostname: name.clone(), fixed: machine.options.fixed.clone() };
+    // What is started here goes on whatever becomes of this step: nothing is worse than no network.
+    let wish = net::Wish { hostname: machine.options.hostname.clone(), fixed: machine.options.fixed.clone() };
     tokio::spawn(net::run(wish, machine.network.clone()));
+    tokio::spawn(follow_address(Arc::clone(&machine)));
+    rustix::system::sethostname(machine.options.hostname.as_bytes())?;
+    net::loopback().await?;
+    Ok(format!("{}, loopback up, others follow", machine.options.hostname))
+}
+
+/// Keeps the address in `boot.toml` up to date: hostd reads it when it wants to know, and the address may
+/// come after it started.
+async fn follow_address(machine: Arc<Machine>) {
     let mut state = machine.network.subscribe();
-    tokio::spawn(async move {
-        // hostd reads the file when it wants to know; the address may come after it started.
-        while state.changed().await.is_ok() {
-            let address = state.borrow_and_update().address;
-            machine.facts(|facts| {
-                facts.address = address.map(|address| address.to_string()).unwrap_or_default();
-                facts.write();
-            });
-        }
-    });
-    Ok(format!("{name}, loopback up, others follow"))
+    while state.changed().await.is_ok() {
+        let address = state.borrow_and_update().address;
+        machine.facts(|facts| {
+            facts.address = address.map(|address| address.to_string()).unwrap_or_default();
+            facts.write();
+        });
+    }
 }
 
 async fn settings(_: Arc<Machine>) -> Outcome {
@@ -110,7 +127,7 @@ async fn set_clock(machine: Arc<Machine>) -> Outcome {
 }
 
 async fn randomness(_: Arc<Machine>) -> Outcome {
-    match blocking(|| entropy::prepare(4 * SECOND)).await? {
+    match blocking(|| entropy::prepare(RANDOM)).await? {
         true => Ok("ready".to_owned()),
         false => Err("the kernel has not enough randomness yet".into()),
     }
