@@ -141,10 +141,7 @@ impl<M: Machine> Agent<M> {
                 Happening::Frame(Ok(None)) => self.unplug().await,
                 Happening::Frame(Err(error)) => self.broken(&error).await,
                 Happening::Asked(asked) => self.asked(asked).await,
-                Happening::Left => {
-                    self.held = None;
-                    self.step(Event::Left, Attached::default()).await;
-                }
+                Happening::Left => self.left(),
                 Happening::Child => self.child().await,
                 Happening::Late => self.send_late().await,
                 Happening::Output(stream, bytes) => self.send(&AgentMessage::Log { stream }, &bytes).await,
@@ -185,6 +182,12 @@ impl<M: Machine> Agent<M> {
         self.session = None;
         self.late = None;
         self.step(Event::Unplugged, Attached::default()).await;
+    }
+
+    fn left(&mut self) {
+        self.held = None;
+        // Nothing is to be done then.
+        let _ = self.state.step(Event::Left);
     }
 
     async fn broken(&mut self, error: &SessionError) {
@@ -250,6 +253,10 @@ impl<M: Machine> Agent<M> {
     }
 
     async fn step(&mut self, event: Event<'_>, mut attached: Attached) {
+        // Nothing is handed to a runtime that hung up a moment ago: it will ask again.
+        if self.held.as_ref().is_some_and(oneshot::Sender::is_closed) {
+            self.left();
+        }
         for action in self.state.step(event) {
             self.act(action, &mut attached).await;
         }

@@ -97,8 +97,8 @@ pub async fn launch<M: Machine>(
     tokio::spawn(api::serve(listener, asked));
     let root = &settings.task_root;
     let environment = environment::build(function, identity, &description, &address, &root.to_string_lossy());
-    let (output, ends) = Output::new().map_err(LaunchError::Pipe)?;
     let who = settings.credentials;
+    let (output, ends) = Output::new(who).map_err(LaunchError::Pipe)?;
     let pid = process::spawn(&description.exec, &function.handler, &environment, root, who, ends)
         .map_err(LaunchError::Spawn)?;
     machine.started().map_err(LaunchError::Protect)?;

@@ -4,8 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use mote_protocol::LogStream;
+use rustix::fs::{Gid, Uid, fchown};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::unix::pipe::Receiver;
+
+use crate::process::Credentials;
 
 /// Largest piece of output read at once, bytes: what a pipe holds.
 const PIECE: usize = 64 * 1024;
@@ -28,13 +31,13 @@ pub struct Ends {
 }
 
 impl Output {
-    /// Two new pipes.
+    /// Two new pipes, owned by `writer`: else it could not open `/dev/stdout`.
     ///
     /// # Errors
     /// When the system has no more of them.
-    pub fn new() -> io::Result<(Self, Ends)> {
-        let (stdout, stdout_end) = pipe()?;
-        let (stderr, stderr_end) = pipe()?;
+    pub fn new(writer: Option<Credentials>) -> io::Result<(Self, Ends)> {
+        let (stdout, stdout_end) = pipe(writer)?;
+        let (stderr, stderr_end) = pipe(writer)?;
         let output = Self { stdout: Some(stdout), stderr: Some(stderr), buffer: vec![0; PIECE] };
         Ok((output, Ends { stdout: stdout_end, stderr: stderr_end }))
     }
@@ -122,8 +125,11 @@ async fn readable(pipe: &Option<Receiver>) {
     }
 }
 
-fn pipe() -> io::Result<(Receiver, OwnedFd)> {
+fn pipe(writer: Option<Credentials>) -> io::Result<(Receiver, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    if let Some(Credentials { uid, gid }) = writer {
+        fchown(&write, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
     // Only our end becomes non-blocking: a function that writes faster than the host reads must wait, not fail.
     Ok((Receiver::from_owned_fd(read)?, write))
 }
@@ -143,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_seen_without_waiting() {
-        let (mut output, ends) = Output::new().unwrap();
+        let (mut output, ends) = Output::new(None).unwrap();
         assert_eq!(collect(&mut output), []);
         rustix::io::write(&ends.stdout, b"one").unwrap();
         rustix::io::write(&ends.stderr, b"two").unwrap();
@@ -159,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_pipe_comes_whole_and_no_more_than_was_there() {
-        let (mut output, ends) = Output::new().unwrap();
+        let (mut output, ends) = Output::new(None).unwrap();
         let written = rustix::io::write(&ends.stdout, &[b'x'; PIECE]).unwrap();
         let mut left = output.pending();
         let (_, first) = output.written(&mut left).unwrap();
@@ -171,7 +177,7 @@ mod tests {
 
     #[tokio::test]
     async fn closed_pipes_are_quiet() {
-        let (mut output, ends) = Output::new().unwrap();
+        let (mut output, ends) = Output::new(None).unwrap();
         rustix::io::write(&ends.stdout, b"last").unwrap();
         drop(ends);
         assert_eq!(output.next().await, (LogStream::Stdout, b"last".as_slice()));

@@ -92,7 +92,7 @@ mod tests {
     async fn run(exec: &[&str], handler: &str) -> (String, ExitStatus) {
         let exec: Vec<String> = exec.iter().map(|s| (*s).to_owned()).collect();
         let environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
-        let (mut output, ends) = Output::new().unwrap();
+        let (mut output, ends) = Output::new(None).unwrap();
         let pid = spawn(&exec, handler, &environment, Path::new("/tmp"), None, ends).unwrap();
         let mut text = Vec::new();
         for _ in 0..1000 {
@@ -123,6 +123,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_user_can_open_its_standard_output() {
+        if !rustix::process::getuid().is_root() {
+            return;
+        }
+        let exec = ["/bin/sh", "-c", "id -u; id -G; echo opened > /dev/stdout"].map(str::to_owned);
+        let environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
+        let who = Some(Credentials { uid: 993, gid: 990 });
+        let (mut output, ends) = Output::new(who).unwrap();
+        spawn(&exec, "h", &environment, Path::new("/"), who, ends).unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"opened\n") {
+            let next = tokio::time::timeout(Duration::from_secs(10), output.next()).await.unwrap();
+            assert_eq!(next.0, LogStream::Stdout, "{}", String::from_utf8_lossy(next.1));
+            text.extend_from_slice(next.1);
+        }
+        assert_eq!(text, b"993\n990\nopened\n");
+    }
+
+    #[tokio::test]
     async fn tells_a_signal() {
         let (_, status) = run(&["/bin/sh", "-c", "kill -9 $$"], "h").await;
         assert_eq!(status.signal(), Some(9));
@@ -130,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_named() {
-        let (_, ends) = Output::new().unwrap();
+        let (_, ends) = Output::new(None).unwrap();
         let exec = ["/nonexistent/python".to_owned()];
         let error = spawn(&exec, "h", &BTreeMap::new(), Path::new("/"), None, ends).unwrap_err();
         assert_eq!(error.to_string(), "Cannot start /nonexistent/python");

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{DirBuilder, Permissions, set_permissions};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -54,12 +54,23 @@ const TABLE: &[Entry] = &[
     Entry { source: "/dev/vdb", target: "var/task", kind: "squashfs", flags: CODE, options: "" },
 ];
 
+/// Links that programs expect beside the devices: name in the new root, target.
+const LINKS: &[(&str, &str)] = &[
+    ("dev/fd", "/proc/self/fd"),
+    ("dev/stdin", "/proc/self/fd/0"),
+    ("dev/stdout", "/proc/self/fd/1"),
+    ("dev/stderr", "/proc/self/fd/2"),
+];
+
 /// Which file system could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// A mount point or a folder of the tmpfs.
     #[error("Cannot make the folder {0}")]
     Folder(PathBuf, #[source] std::io::Error),
+    /// A link in `/dev`.
+    #[error("Cannot make the link {0}")]
+    Link(PathBuf, #[source] std::io::Error),
     /// A mount.
     #[error("Cannot mount {source_name} on {target}")]
     Mount {
@@ -114,6 +125,10 @@ pub fn make(storage_mb: u32, memory_mb: u32) -> Result<(), MountError> {
         } else {
             attach(entry.source, &target, entry.kind, entry.flags, entry.options)?;
         }
+    }
+    for (name, target) in LINKS {
+        let link = root.join(name);
+        symlink(target, &link).map_err(|e| MountError::Link(link, e))?;
     }
     enter(&root).map_err(|e| MountError::Pivot(root, e))
 }
