@@ -40,6 +40,9 @@ pub enum PackageError {
         /// Entries allowed.
         limit: u32,
     },
+    /// Links through links, too many to follow.
+    #[error("The package has too many links through other links; replace links by the files")]
+    TooManyLinks,
     /// One entry's name, kind or encoding is not acceptable.
     #[error("Entry '{entry}' of the package {problem}")]
     Entry {

@@ -11,6 +11,9 @@ use crate::{EntryProblem, Limits, PackageError};
 /// Links followed to resolve one path; the kernel's own bound.
 const MAX_FOLLOWED: u32 = 40;
 
+/// Steps taken to resolve all links together: far more than packages need, and a second's work at most.
+const MAX_STEPS: u32 = 500_000;
+
 /// What is at a path.
 #[derive(Debug)]
 pub(crate) enum Node<'a> {
@@ -79,11 +82,17 @@ impl<'a> Tree<'a> {
     }
 
     fn check_links(&self) -> Result<(), PackageError> {
+        let mut steps = 0;
         for (path, (node, _)) in &self.nodes {
             if let Node::Link { target } = node {
-                let mut followed = 0;
+                let mut walk = Walk { nodes: &self.nodes, followed: 0, steps };
                 let folder = path.parent().unwrap_or(Path::new(""));
-                if self.resolve(folder, target, &mut followed).is_none() {
+                let end = walk.resolve(folder, target);
+                steps = walk.steps;
+                if steps > MAX_STEPS {
+                    return Err(PackageError::TooManyLinks);
+                }
+                if end.is_none() {
                     let target = crate::path::show(target.as_os_str().as_encoded_bytes());
                     let name = path.as_os_str().as_encoded_bytes();
                     return Err(refuse(name, EntryProblem::LinkLeaves { target }));
@@ -92,16 +101,26 @@ impl<'a> Tree<'a> {
         }
         Ok(())
     }
+}
 
+/// The way from a link to where it points.
+struct Walk<'t, 'a> {
+    nodes: &'t BTreeMap<PathBuf, (Node<'a>, u32)>,
+    followed: u32,
+    steps: u32,
+}
+
+impl Walk<'_, '_> {
     /// Follows `target` from `folder` as the kernel would; `None` if it leaves the tree or does not end. Names
     /// that do not exist are kept as they are: a dangling link is harmless.
-    fn resolve(&self, folder: &Path, target: &Path, followed: &mut u32) -> Option<PathBuf> {
-        *followed += 1;
-        if *followed > MAX_FOLLOWED {
+    fn resolve(&mut self, folder: &Path, target: &Path) -> Option<PathBuf> {
+        self.followed += 1;
+        if self.followed > MAX_FOLLOWED {
             return None;
         }
         let mut at = folder.to_owned();
         for part in target.components() {
+            self.steps += 1;
             match part {
                 Component::CurDir => {}
                 Component::ParentDir if at.pop() => {}
@@ -109,7 +128,7 @@ impl<'a> Tree<'a> {
                     at.push(name);
                     if let Some((Node::Link { target }, _)) = self.nodes.get(&at) {
                         at.pop();
-                        at = self.resolve(&at, target, followed)?;
+                        at = self.resolve(&at, target)?;
                     }
                 }
                 Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,

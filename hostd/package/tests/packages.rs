@@ -202,6 +202,25 @@ fn links_may_not_leave_the_tree() {
     assert_eq!(problem(&through), ("dir".into(), EntryProblem::NotAFolder));
 }
 
+/// Every link goes through forty others, each a long way about: following all to the end would take long.
+#[test]
+fn links_upon_links_are_cut_short() {
+    let package = zip(|z| {
+        z.add_directory("d/e", options()).unwrap();
+        for i in 0..35 {
+            let next = if i == 0 { "e".to_owned() } else { format!("c{}", i - 1) };
+            z.add_symlink(format!("d/c{i}"), "e/../".repeat(40) + &next, options()).unwrap();
+        }
+        (0..5000).for_each(|i| z.add_symlink(format!("d/l{i}"), "c34", options()).unwrap());
+    });
+    assert!(matches!(refusal(&package), PackageError::TooManyLinks));
+    let plain = zip(|z| {
+        file(z, "lib/target", b"x");
+        (0..5000).for_each(|i| z.add_symlink(format!("bin/l{i}"), "../lib/target", options()).unwrap());
+    });
+    assert!(build_with(&plain, &Limits::default()).is_ok());
+}
+
 #[test]
 fn conflicts_are_refused() {
     let twice = patch(

@@ -4,6 +4,7 @@
 //! and every call catches panics. Its flush does not wait for the disk's own cache (it uses `sync_file_range`):
 //! the journal is what makes a change durable, this is the index that answers.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,8 @@ impl Database {
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::Builder::new().name("store-open".into()).spawn(move || {
             let opened = catch(|| {
+                // sled's own files would be readable by all.
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
                 // No flushing thread of its own: every change is flushed.
                 let config = sled::Config::new().path(path).cache_capacity(CACHE).flush_every_ms(None);
                 config.open().or_else(|_| {

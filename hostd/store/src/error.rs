@@ -51,9 +51,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk has no room, the reserve kept free included. Lambda API: 507.
-    #[error(
-        "No space on the data disk: {needed} bytes needed, {free} free; delete functions or use a larger disk"
-    )]
+    #[error("No space on the data disk{}, {free} bytes free; delete functions or use a larger disk", needs(*needed))]
     NoSpace {
         /// Bytes needed; 0 if not known.
         needed: u64,
@@ -106,9 +104,9 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
-    /// A write to the journal failed in a way that leaves open whether it is on disk. The store takes no
+    /// A write failed in a way that leaves open whether the change will be found on disk. The store takes no
     /// further changes until it is opened again, which settles it.
-    #[error("The journal could not be written; changes are refused until hostd restarts")]
+    #[error("The data disk failed in the middle of a change; changes are refused until hostd restarts")]
     Unsure,
     /// A record does not have the form it should have.
     #[error("Record '{key}' cannot be understood")]
@@ -119,6 +117,10 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+fn needs(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(": {bytes} bytes needed") }
 }
 
 impl StoreError {

@@ -1,6 +1,8 @@
 //! The export: all records in one plain file, replaced whole.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -67,8 +69,11 @@ pub(crate) fn write(path: &Path, temporary: &Path, seq: u64, contents: &Contents
     }
     let records = serde_json::value::to_raw_value(&records)?;
     let form = Form { schema: SCHEMA, seq, checksum: checksum(records.get()), records };
-    let written = std::fs::write(temporary, serde_json::to_vec(&form)?)
-        .and_then(|()| files::sync(temporary))
+    let create =
+        || File::options().write(true).create(true).truncate(true).mode(files::PRIVATE).open(temporary);
+    let bytes = serde_json::to_vec(&form)?;
+    let written = create()
+        .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(temporary, path))
         .and_then(|()| files::sync_parent(path));
     if written.is_err() {

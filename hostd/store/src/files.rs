@@ -12,6 +12,9 @@ use crate::StoreError;
 /// Bytes of one block in `st_blocks`.
 const BLOCK: u64 = 512;
 
+/// Mode of files with records: environment variables are often secrets.
+pub(crate) const PRIVATE: u32 = 0o600;
+
 /// Waits until a file's (or folder's) content is on disk.
 pub(crate) fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::StoreError;
+use crate::files::PRIVATE;
 use crate::records::Change;
 
 /// Bytes of disk the journal holds ahead, so that deleting works on a full disk.
@@ -106,7 +107,8 @@ pub(crate) struct Journal {
 impl Journal {
     /// Opens the journal to append after its first `length` bytes; what follows them is cut off.
     pub(crate) fn open(path: &Path, length: u64) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).mode(PRIVATE).open(path)?;
         let journal = Self { path: path.to_owned(), file, length, unsure: false };
         journal.cut()?;
         Ok(journal)
@@ -139,6 +141,11 @@ impl Journal {
                 if self.unsure { Err(StoreError::Unsure) } else { Err(StoreError::io(&self.path, error)) }
             }
         }
+    }
+
+    /// Takes no further entries.
+    pub(crate) fn give_up(&mut self) {
+        self.unsure = true;
     }
 
     /// Forgets all entries: an export has them.

@@ -187,8 +187,12 @@ impl Turn<'_> {
         let due = journal.len() >= writer.export_at;
         let records = self.log.current();
         if let Err(error) = records.apply(entry.seq, &entry.changes) {
-            // The change is on disk: the caller need not know, only later readers.
-            self.replace(&records, &error)?;
+            // The change is on disk: the caller need not know. Unless what is on disk cannot be read either.
+            if let Err(error) = self.replace(&records, &error) {
+                tracing::error!(%error, "Neither database nor journal can be read");
+                self.writer.journal.iter_mut().for_each(Journal::give_up);
+                return Err(StoreError::Unsure);
+            }
         }
         if due && let Err(error) = self.export_now() {
             tracing::warn!(%error, "Export not written; the journal goes on");
