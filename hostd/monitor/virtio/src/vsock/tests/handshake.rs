@@ -98,6 +98,18 @@ fn a_guest_that_does_not_answer_is_given_up() {
 }
 
 #[test]
+fn an_open_connection_has_no_time_limit() {
+    let place = Place::new();
+    let mut guest = place.guest(VsockLimits { connect_timeout: Duration::from_millis(500), ..quick() });
+    let (mut client, key) = place.connect(&mut guest);
+    std::thread::sleep(Duration::from_millis(600));
+    guest.settle();
+    client.write_all(b"later").unwrap();
+    guest.settle();
+    assert_eq!(guest.read(key, 10), b"later");
+}
+
+#[test]
 fn a_client_that_leaves_early_is_forgotten() {
     let place = Place::new();
     let mut guest = place.guest(VsockLimits::default());
