@@ -193,19 +193,20 @@ async fn package(
         entries: service.config.package.max_entries,
         ..Limits::default()
     };
-    let (store, keep) = (service.store.clone(), std::iter::once(name.to_owned()).collect());
+    let (service, name) = (Arc::clone(service), name.to_owned());
     blocking(move || {
+        let store = &service.store;
         let estimate = u64::try_from(zip.len()).unwrap_or(u64::MAX);
         let staged = match store.stage_file(estimate) {
             Err(StoreError::NoSpace { .. }) => {
-                store.evict(estimate, &keep).map_err(DeployError::Store)?;
+                service.evict(estimate, &name).map_err(DeployError::Store)?;
                 store.stage_file(estimate)
             }
             staged => staged,
         };
         let staged: StagedFile = staged.map_err(DeployError::Store)?;
         let image: PathBuf = staged.path().to_owned();
-        let info = mote_package::build(&zip, &image, &limits).map_err(|error| no_space(&store, error))?;
+        let info = mote_package::build(&zip, &image, &limits).map_err(|error| no_space(store, error))?;
         check_handler(&image, &handler, &runtime)?;
         Ok(NewCode {
             image: staged,

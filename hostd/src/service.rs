@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mote_store::{FunctionRecord, Store};
+use mote_store::{FunctionRecord, Store, StoreError};
 
 use crate::boot::BootFacts;
 use crate::census::meminfo;
@@ -71,6 +71,22 @@ impl Service {
     /// Forgets how the function was; its idle sandboxes are put away.
     pub async fn forget(&self, record: &FunctionRecord) {
         self.pool.forget(&function::key(record, &self.fingerprint(record))).await;
+    }
+
+    /// Makes room on the data disk by removing snapshots, never one of `keep`; their functions boot cold at the
+    /// next call. Blocks.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub fn evict(&self, bytes: u64, keep: &str) -> Result<(), StoreError> {
+        let keep = std::iter::once(keep.to_owned()).collect();
+        for name in self.store.evict(bytes, &keep)? {
+            if let Some(record) = self.store.function(&name)? {
+                self.pool.forget_snapshot(&function::key(&record, &self.fingerprint(&record)));
+                tracing::info!(function = %name, "Snapshot removed to make room");
+            }
+        }
+        Ok(())
     }
 
     /// A function's record. An unreadable one counts as absent and is logged.

@@ -34,11 +34,11 @@ fn handle(service: &Service, record: SnapshotRecord) -> Snapshot {
 /// A folder for a new snapshot, room made by evicting older ones if need be. `None`: go on without a snapshot.
 pub async fn stage(service: &Arc<Service>, function: &FunctionRecord) -> Option<StagedDir> {
     let bytes = (u64::from(function.config.memory_mb) << 20) / USUAL_SHARE;
-    let (store, name) = (service.store.clone(), function.name.clone());
-    let staged = blocking(move || match store.stage_dir(bytes) {
+    let (shared, name) = (Arc::clone(service), function.name.clone());
+    let staged = blocking(move || match shared.store.stage_dir(bytes) {
         Err(StoreError::NoSpace { .. }) => {
-            store.evict(bytes, &std::iter::once(name).collect())?;
-            store.stage_dir(bytes)
+            shared.evict(bytes, &name)?;
+            shared.store.stage_dir(bytes)
         }
         staged => staged,
     });
