@@ -131,7 +131,7 @@ mod tests {
         }
         let short: Request = serde_json::from_str(r#"{"op":"snapshot","dir":"/a"}"#).unwrap();
         assert_eq!(short, Request::Snapshot { dir: "/a".into(), sync: false });
-        assert!(serde_json::from_str::<Request>(r#"{"op":"pause","now":true}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"op":"snapshot","dir":"/a","now":true}"#).is_err());
         assert!(serde_json::from_str::<Request>(r#"{"op":"explode"}"#).is_err());
     }
 

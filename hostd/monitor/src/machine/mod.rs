@@ -156,7 +156,7 @@ impl Machine {
                 .kvm(|| {
                     vm::check_xsave(vm.xsave_size())?;
                     vcpu.set_cpuid(&template.for_vcpu(id))?;
-                    vcpu.match_tsc(info.tsc_khz, vm.tsc_scalable())?;
+                    vcpu.match_tsc(info.tsc_khz, vm.tsc_scalable(), template.has_deadline_timer())?;
                     vcpu.restore(state)
                 })
                 .map_err(StartError::RestoreVcpu)?;

@@ -20,7 +20,6 @@ pub const FORMAT_VERSION: u32 = 1;
 
 const HEADER_LENGTH: usize = 32;
 const CHECKED_HEADER: usize = 24;
-const SECTION_HEADER: usize = 16;
 
 /// Largest state file that is read, in bytes. A vCPU takes some 9 KiB.
 pub const STATE_LIMIT: u64 = 16 * 1024 * 1024;
@@ -335,7 +334,8 @@ mod tests {
         let container = Container::parse(&file).unwrap();
         let mut info = container.section(Section::Info, 0).unwrap();
         let error = info.u64("example").unwrap_err();
-        let offset = HEADER_LENGTH + SECTION_HEADER;
+        // Behind the file's header and the section's.
+        let offset = HEADER_LENGTH + 16;
         assert_eq!(error, FormatError::Truncated { field: "example", offset, needed: 8, length: offset + 2 });
     }
 

@@ -67,7 +67,8 @@ const DROP: [u32; 12] = [
 ];
 
 const HYPERVISOR: u32 = 1 << 31;
-const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1, ECX: the local APIC's timer can wait for a value of the TSC.
+pub(crate) const TSC_DEADLINE: u32 = 1 << 24;
 const HYPER_THREADING: u32 = 1 << 28;
 const CACHE_LINE_UNITS: u32 = 8;
 const LEVEL_THREAD: u32 = 1 << 8;
@@ -106,6 +107,11 @@ impl CpuTemplate {
         template
     }
 
+    /// Whether the guest's timers count in TSC cycles.
+    pub(crate) fn has_deadline_timer(&self) -> bool {
+        self.entries.iter().any(|entry| entry.function == 1 && entry.ecx & TSC_DEADLINE != 0)
+    }
+
     /// Hash of everything the guest can see, as 16 hexadecimal digits.
     pub(crate) fn hash(&self) -> String {
         let mut hash = Xxh3::new();
@@ -122,8 +128,7 @@ impl CpuTemplate {
     /// The entries for vCPU `id`.
     pub(crate) fn for_vcpu(&self, id: u8) -> Vec<kvm_cpuid_entry2> {
         let mut mine = self.clone();
-        let deadline = self.entries.iter().any(|entry| entry.function == 1 && entry.ecx & TSC_DEADLINE != 0);
-        mine.describe(id, deadline);
+        mine.describe(id, self.has_deadline_timer());
         mine.entries
     }
 

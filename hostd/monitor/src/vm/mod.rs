@@ -7,6 +7,8 @@ mod runner;
 mod state;
 mod vcpu;
 
+use std::arch::x86_64::__cpuid;
+
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
     KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
@@ -15,7 +17,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 
 pub use vcpu::VcpuError;
 
-pub(crate) use cpuid::CpuTemplate;
+pub(crate) use cpuid::{CpuTemplate, TSC_DEADLINE};
 pub(crate) use exit::{ExitReason, ExitSignal};
 pub use runner::CrewError;
 pub(crate) use runner::{Crew, VcpuBus};
@@ -76,7 +78,10 @@ pub(crate) fn open_kvm() -> Result<Kvm, VmError> {
 pub(crate) fn cpu_template(kvm: &Kvm, vcpus: u8) -> Result<CpuTemplate, VmError> {
     let supported =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(kvm_error("KVM_GET_SUPPORTED_CPUID"))?;
-    Ok(CpuTemplate::new(&supported, vcpus, kvm.check_extension(Cap::TscDeadlineTimer)))
+    // KVM can emulate the deadline timer on any processor, but it is only as good as the host's idea of the TSC's
+    // frequency; on emulated processors, which lack it, guests were seen to miss ticks for half a minute with it.
+    let deadline = kvm.check_extension(Cap::TscDeadlineTimer) && __cpuid(1).ecx & TSC_DEADLINE != 0;
+    Ok(CpuTemplate::new(&supported, vcpus, deadline))
 }
 
 /// The model specific registers a snapshot holds.

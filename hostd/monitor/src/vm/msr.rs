@@ -1,5 +1,7 @@
 //! Model specific registers in snapshots.
 
+use std::collections::HashMap;
+
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
@@ -83,22 +85,20 @@ pub(crate) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>,
     Ok(saved)
 }
 
-/// Writes `entries`. One that cannot be written is fine if it has the wanted value already.
+/// Gives a vCPU the values of `entries`, in their order. Those it has already are not written: some registers can
+/// be read but not written, and KVM logs attempts.
 pub(crate) fn restore(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), MsrError> {
-    let mut rest = entries;
-    while !rest.is_empty() {
-        let (batch, _) = rest.split_at(rest.len().min(BATCH));
-        let msrs = list(batch)?;
-        let written = vcpu.set_msrs(&msrs).map_err(|source| MsrError::Kvm { what: "write", source })?;
-        let mut done = written;
+    let indices: Vec<u32> = entries.iter().map(|entry| entry.index).collect();
+    let now: HashMap<u32, u64> =
+        save(vcpu, &indices)?.into_iter().map(|entry| (entry.index, entry.data)).collect();
+    let changed: Vec<kvm_msr_entry> =
+        entries.iter().filter(|entry| now.get(&entry.index) != Some(&entry.data)).copied().collect();
+    for batch in changed.chunks(BATCH) {
+        let written =
+            vcpu.set_msrs(&list(batch)?).map_err(|source| MsrError::Kvm { what: "write", source })?;
         if let Some(refused) = batch.get(written) {
-            let now = save(vcpu, &[refused.index])?;
-            if now.first().map(|entry| entry.data) != Some(refused.data) {
-                return Err(MsrError::Value { index: refused.index, value: refused.data });
-            }
-            done += 1;
+            return Err(MsrError::Value { index: refused.index, value: refused.data });
         }
-        rest = rest.get(done..).unwrap_or_default();
     }
     Ok(())
 }

@@ -197,11 +197,6 @@ impl Crew {
         let states = self.all("save its state", |answer| Command::Save(Arc::clone(&msrs), answer))?;
         states.into_iter().map(|state| state.map(|state| *state).map_err(CrewError::Save)).collect()
     }
-
-    /// Number of vCPUs.
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
-    }
 }
 
 impl Member {

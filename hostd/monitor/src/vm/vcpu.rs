@@ -17,9 +17,10 @@ const DELIVERY_MASK: u32 = 7 << 8;
 /// IA32_MISC_ENABLE (fast strings, no BTS, no PEBS) and the default memory type (enabled, write-back).
 const BOOT_MSRS: [(u32, u64); 2] = [(0x1a0, 1 | 1 << 11 | 1 << 12), (0x2ff, 1 << 11 | 6)];
 
-/// How far the host's TSC may be from the snapshot's when KVM cannot scale it: a hundredth. The frequency is measured
-/// anew at every boot of the host and differs in the last digits; the guest's clock does not depend on it (it is the
-/// KVM clock, kept right by the host), only how precisely its timers fire.
+/// How far the host's TSC may be from the snapshot's when KVM cannot scale it and the guest's timers count its cycles:
+/// a hundredth. The frequency is measured anew at every boot of the host and differs in the last digits. Guests without
+/// the deadline timer use it for nothing that matters: their clock is the KVM clock and their timer the local APIC's,
+/// both kept right by the host.
 const TSC_TOLERANCE: u32 = 100;
 
 /// A vCPU cannot be set up, saved or restored.
@@ -159,8 +160,8 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Runs the TSC at the snapshot's frequency, or refuses.
-    pub(crate) fn match_tsc(&self, needed: u32, scalable: bool) -> Result<(), VcpuError> {
+    /// Runs the TSC at the snapshot's frequency, or refuses. `matters` says whether the guest's timers depend on it.
+    pub(crate) fn match_tsc(&self, needed: u32, scalable: bool, matters: bool) -> Result<(), VcpuError> {
         let found = self.tsc_khz()?;
         if found == needed {
             return Ok(());
@@ -168,7 +169,7 @@ impl Vcpu {
         if scalable {
             return self.fd.set_tsc_khz(needed).map_err(self.kvm("KVM_SET_TSC_KHZ"));
         }
-        if found.abs_diff(needed) > needed / TSC_TOLERANCE {
+        if matters && found.abs_diff(needed) > needed / TSC_TOLERANCE {
             return Err(VcpuError::TscFrequency { needed, found });
         }
         Ok(())

@@ -1,0 +1,189 @@
+# A kernel of a few hundred bytes: enters by PVH, goes to long mode, and runs one of three programs at CPL 3 with
+# I/O privilege level 3, where even a paravirtual KVM runs code natively. Tables come with the file (see guest.rs).
+.set LOAD, 0x100000
+.set GDT_POINTER, 0x200000
+.set PML4, 0x201000
+.set COUNTER, 0x300000
+.set PATTERN, 0x400000
+.set PATTERN_QWORDS, 0x80000
+.set USER_STACK, 0x2f0000
+.set SERIAL, 0x3f8
+
+.global micro_start, micro_end, micro_entry_slot
+.global micro_loop, micro_reset, micro_crash
+
+.code32
+micro_start:
+    mov eax, cr4
+    or eax, 0x40620                 # PAE, FXSR, XMM exceptions, OSXSAVE
+    mov cr4, eax
+    mov eax, PML4
+    mov cr3, eax
+    mov ecx, 0xc0000080             # EFER: long mode
+    mov eax, 0x100
+    xor edx, edx
+    wrmsr
+    mov eax, 0x80000033             # PG, NE, ET, MP, PE
+    mov cr0, eax
+    mov eax, GDT_POINTER
+    lgdt [eax]
+    .byte 0xea                      # jmp 8:micro_long
+    .long micro_long - micro_start + LOAD
+    .word 8
+.code64
+micro_long:
+    xor ecx, ecx                    # x87, SSE and AVX state
+    mov eax, 7
+    xor edx, edx
+    xsetbv
+    mov eax, 0x1b
+    mov ds, eax
+    mov es, eax
+    mov eax, 0x28                   # its I/O permission map allows the ports of the programs: where ring 0 is
+    ltr ax                          # emulated, iretq loses the I/O privilege level
+    mov rsp, USER_STACK
+    mov rax, 0x1b
+    push rax
+    mov rax, USER_STACK
+    push rax
+    mov rax, 0x3002                 # I/O privilege level 3, no interrupts
+    push rax
+    mov rax, 0x23
+    push rax
+    mov rax, [rip + micro_entry_slot]
+    push rax
+    iretq
+.balign 8
+micro_entry_slot:
+    .quad 0
+
+# Says "up" and resets the machine.
+micro_reset:
+    mov dx, SERIAL
+    mov al, 'u'
+    out dx, al
+    mov al, 'p'
+    out dx, al
+    mov al, 10
+    out dx, al
+    mov al, 0xfe
+    out 0x64, al
+2:  pause
+    jmp 2b
+
+# Says "bad" and executes an invalid instruction: without an IDT that is a triple fault.
+micro_crash:
+    mov dx, SERIAL
+    mov al, 'b'
+    out dx, al
+    mov al, 10
+    out dx, al
+    ud2
+
+# Fills memory and registers with patterns, then checks them for ever. A dot per round that was right, an X and the
+# end otherwise.
+micro_loop:
+    mov rdi, PATTERN
+    mov rcx, PATTERN_QWORDS
+    mov rax, 0x0123456789abcdef
+2:  mov [rdi], rax
+    rol rax, 7
+    add rax, rcx
+    add rdi, 8
+    dec rcx
+    jnz 2b
+    mov rdi, PATTERN
+    vmovdqu ymm0, [rdi]
+    vmovdqu ymm1, [rdi + 32]
+    vmovdqu ymm7, [rdi + 64]
+    vmovdqu ymm8, [rdi + 96]
+    vmovdqu ymm15, [rdi + 128]
+    fld1
+    fldpi
+    fldl2e
+    mov rbx, 0x1111111111111111
+    mov rbp, 0x2222222222222222
+    mov r8,  0x3333333333333333
+    mov r9,  0x4444444444444444
+    mov r10, 0x5555555555555555
+    mov r11, 0x6666666666666666
+    mov r12, 0x7777777777777777
+    mov r13, 0x8888888888888888
+    mov r14, 0x9999999999999999
+    mov r15, 0xaaaaaaaaaaaaaaaa
+3:  mov rdi, PATTERN
+    mov rcx, PATTERN_QWORDS
+    mov rax, 0x0123456789abcdef
+4:  cmp [rdi], rax
+    jne 9f
+    rol rax, 7
+    add rax, rcx
+    add rdi, 8
+    dec rcx
+    jnz 4b
+    mov rdi, PATTERN
+    vpxor ymm2, ymm0, [rdi]
+    vpxor ymm3, ymm1, [rdi + 32]
+    vpor ymm2, ymm2, ymm3
+    vpxor ymm3, ymm7, [rdi + 64]
+    vpor ymm2, ymm2, ymm3
+    vpxor ymm3, ymm8, [rdi + 96]
+    vpor ymm2, ymm2, ymm3
+    vpxor ymm3, ymm15, [rdi + 128]
+    vpor ymm2, ymm2, ymm3
+    vptest ymm2, ymm2
+    jnz 9f
+    fld st(1)                       # pi is the second of three
+    fldpi
+    fcomip st, st(1)
+    fstp st(0)
+    jne 9f
+    mov rax, 0x1111111111111111
+    cmp rbx, rax
+    jne 9f
+    mov rcx, 0x1111111111111111
+    add rax, rcx
+    cmp rbp, rax
+    jne 9f
+    add rax, rcx
+    cmp r8, rax
+    jne 9f
+    add rax, rcx
+    cmp r9, rax
+    jne 9f
+    add rax, rcx
+    cmp r10, rax
+    jne 9f
+    add rax, rcx
+    cmp r11, rax
+    jne 9f
+    add rax, rcx
+    cmp r12, rax
+    jne 9f
+    add rax, rcx
+    cmp r13, rax
+    jne 9f
+    add rax, rcx
+    cmp r14, rax
+    jne 9f
+    add rax, rcx
+    cmp r15, rax
+    jne 9f
+    mov rdi, COUNTER
+    inc qword ptr [rdi]
+    mov dx, SERIAL
+    mov al, '.'
+    out dx, al
+    mov al, 10
+    out dx, al
+    jmp 3b
+9:  mov dx, SERIAL
+    mov al, 'X'
+    out dx, al
+    mov al, 10
+    out dx, al
+    mov al, 0xfe
+    out 0x64, al
+2:  pause
+    jmp 2b
+micro_end:
