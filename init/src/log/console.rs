@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,10 @@ use rustix::fs::{Mode, OFlags};
 
 /// Lines waiting for one console; more are dropped and counted.
 const QUEUE: usize = 1024;
+
+/// Lines of programs wait in this part of the queue only: a talkative program must not keep init from
+/// saying why the machine stops.
+const PROGRAMS: usize = 768;
 
 /// A console that takes nothing for this long loses the line.
 const STALLED: Duration = Duration::from_secs(2);
@@ -24,7 +28,13 @@ enum Job {
 /// The writing end of one console.
 pub struct Console {
     jobs: SyncSender<Job>,
-    dropped: Arc<AtomicU64>,
+    count: Arc<Count>,
+}
+
+#[derive(Default)]
+struct Count {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
 }
 
 /// Names of the devices the kernel writes its messages to, best first: `ttyS0`, `hvc0`, `tty0`.
@@ -43,22 +53,26 @@ impl Console {
     pub fn open(name: &str) -> io::Result<Self> {
         let path = format!("/dev/{name}");
         let (jobs, queue) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&dropped);
+        let count = Arc::new(Count::default());
+        let shared = Arc::clone(&count);
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(64 * 1024);
         thread.spawn(move || {
             let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             if let Ok(device) = rustix::fs::open(path, flags, Mode::empty()) {
-                write_all(&device, &queue, &count);
+                write_all(&device, &queue, &shared);
             }
         })?;
-        Ok(Self { jobs, dropped })
+        Ok(Self { jobs, count })
     }
 
-    /// Queues a line, or drops it.
-    pub fn write(&self, text: &str) {
-        if self.jobs.try_send(Job::Line(format!("{text}\n"))).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Queues a line, ours or a program's, or drops it.
+    pub fn write(&self, text: &str, ours: bool) {
+        let room = ours || self.count.waiting.load(Ordering::Relaxed) < PROGRAMS;
+        // Counted before it is queued, so that the thread never counts below zero.
+        self.count.waiting.fetch_add(1, Ordering::Relaxed);
+        if !room || self.jobs.try_send(Job::Line(format!("{text}\n"))).is_err() {
+            self.count.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.count.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -69,19 +83,17 @@ impl Console {
     }
 }
 
-fn write_all(device: &OwnedFd, queue: &Receiver<Job>, dropped: &AtomicU64) {
+fn write_all(device: &OwnedFd, queue: &Receiver<Job>, count: &Count) {
     while let Ok(job) = queue.recv() {
         match job {
             Job::Line(text) => {
-                let lost = dropped.swap(0, Ordering::Relaxed);
-                if lost > 0 {
-                    let told = write_bounded(device, format!("mote: {lost} lines dropped\n").as_bytes());
-                    if !told {
-                        dropped.fetch_add(lost, Ordering::Relaxed);
-                    }
+                count.waiting.fetch_sub(1, Ordering::Relaxed);
+                let lost = count.dropped.swap(0, Ordering::Relaxed);
+                if lost > 0 && !write_bounded(device, format!("mote: {lost} lines dropped\n").as_bytes()) {
+                    count.dropped.fetch_add(lost, Ordering::Relaxed);
                 }
                 if !write_bounded(device, text.as_bytes()) {
-                    dropped.fetch_add(1, Ordering::Relaxed);
+                    count.dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
             Job::Flush(done) => {
@@ -134,13 +146,20 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_drops_instead_of_waiting() {
-        let (jobs, _queue) = sync_channel(1);
-        let console = Console { jobs, dropped: Arc::new(AtomicU64::new(0)) };
-        for _ in 0..10 {
-            console.write("x");
+    fn a_full_queue_drops_instead_of_waiting_and_keeps_room_for_init() {
+        let (jobs, _queue) = sync_channel(QUEUE);
+        let console = Console { jobs, count: Arc::default() };
+        let lost = || console.count.dropped.load(Ordering::Relaxed);
+        for _ in 0..QUEUE {
+            console.write("program", false);
         }
-        assert_eq!(console.dropped.load(Ordering::Relaxed), 9);
+        assert_eq!(lost(), u64::try_from(QUEUE - PROGRAMS).unwrap());
+        for _ in PROGRAMS..QUEUE {
+            console.write("init", true);
+        }
+        assert_eq!(lost(), u64::try_from(QUEUE - PROGRAMS).unwrap());
+        console.write("init", true);
+        assert_eq!(lost(), u64::try_from(QUEUE - PROGRAMS + 1).unwrap());
         assert!(console.flush().is_none());
     }
 }

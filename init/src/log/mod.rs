@@ -21,12 +21,17 @@ const EARLY_LINES: usize = 200;
 /// Folder of the ring.
 pub const FOLDER: &str = "/run/mote";
 
+/// How init signs its lines.
+const OURSELVES: &str = "mote";
+
 struct Line {
     /// As on a console.
     shown: String,
     /// As in the ring: always with the time.
     kept: String,
     important: bool,
+    /// Said by init, not by a program.
+    ours: bool,
 }
 
 struct Log {
@@ -58,18 +63,18 @@ pub fn open(quiet: bool) -> Vec<String> {
 
 /// Something a person at the console should see.
 pub fn line(text: &str) {
-    say("mote", text, true, false);
+    say(OURSELVES, text, true, false);
 }
 
 /// Something of interest only when looking for it: on the consoles unless booted with `quiet`.
 pub fn note(text: &str) {
-    say("mote", text, false, false);
+    say(OURSELVES, text, false, false);
 }
 
 /// A step of boot or shutdown, shown with the time since boot; a failed one even when booted with
 /// `quiet`.
 pub fn step(text: &str, failed: bool) {
-    say("mote", text, failed, true);
+    say(OURSELVES, text, failed, true);
 }
 
 /// A line of a program we run, already bounded.
@@ -92,7 +97,7 @@ fn say(speaker: &str, text: &str, important: bool, timed: bool) {
     let text = printable(text);
     let shown = if timed { format!("{speaker}: {stamp} {text}") } else { format!("{speaker}: {text}") };
     let kept = format!("{stamp} {speaker}: {text}");
-    let line = Line { shown, kept, important };
+    let line = Line { shown, kept, important, ours: speaker == OURSELVES };
     let mut log = lock();
     if log.open {
         log.emit(&line);
@@ -108,7 +113,7 @@ impl Log {
         }
         if line.important || !self.quiet {
             for console in &self.consoles {
-                console.write(&line.shown);
+                console.write(&line.shown, line.ours);
             }
         }
     }
