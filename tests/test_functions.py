@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import threading
 
 import pytest
 
@@ -162,37 +161,23 @@ def test_a_name_is_taken_once(lambdas, deploy):
 
 def test_two_deploys_of_one_name_at_once_have_one_winner(box, lambdas, nothing_leaks):
     name = "race"
-    gate = threading.Barrier(4)
-    outcomes: dict = {}
 
-    def deploy(value):
-        racer = client.lambda_client(box.port)
+    def deploy(own, number):
         # Enough work that the deploys overlap.
         code = packages.source(
-            f"def handler(event, context):\n    return {value!r}\n", **{"padding.bin": bytes(range(256)) * 16_000}
+            f"def handler(event, context):\n    return {number}\n", **{"padding.bin": bytes(range(256)) * 16_000}
         )
-        gate.wait(30)
         try:
-            client.create(racer, name, code)
-            outcomes[value] = None
-        except racer.exceptions.ClientError as error:
-            outcomes[value] = (
-                error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
-            )
-        finally:
-            racer.close()
+            client.create(own, name, code)
+        except own.exceptions.ClientError as error:
+            return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
+        return "created"
 
-    threads = [threading.Thread(target=deploy, args=(f"racer {number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
     try:
-        winners = [value for value, problem in outcomes.items() if problem is None]
-        assert len(outcomes) == 4 and len(winners) == 1, outcomes
-        losers = {problem for problem in outcomes.values() if problem is not None}
-        assert losers == {(409, "ResourceConflictException")}, outcomes
-        assert invoke(lambdas, name, {}).json == winners[0]
+        outcomes = client.at_once(box.port, 4, deploy)
+        assert outcomes.count("created") == 1, outcomes
+        assert set(outcomes) == {"created", (409, "ResourceConflictException")}, outcomes
+        assert invoke(lambdas, name, {}).json == outcomes.index("created")
     finally:
         lambdas.delete_function(FunctionName=name)
 

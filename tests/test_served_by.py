@@ -96,23 +96,8 @@ def test_a_call_while_the_snapshot_is_being_stored_is_served(box, lambdas, deplo
 
 
 def test_calls_that_arrive_together_at_a_new_function_share_one_boot(box, deploy):
-    import threading
-
     name = deploy(packages.answering("together"))
-    answers = []
-
-    def call():
-        own = client.lambda_client(box.port)
-        try:
-            answers.append(invoke(own, name, {}))
-        finally:
-            own.close()
-
-    threads = [threading.Thread(target=call) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(180)
+    answers = client.at_once(box.port, 3, lambda own, number: invoke(own, name, {}))
     assert [answer.json["code"] for answer in answers] == ["together"] * 3
     assert [answer.served_by for answer in answers].count("cold") == 1
     box.put_away()
