@@ -1,5 +1,7 @@
 //! The whole monitor, natively on /dev/kvm, with a guest that runs at CPL 3 wherever there is KVM at all.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test may fail the test")]
+
 mod micro;
 
 use std::io::{Read, Seek, SeekFrom};

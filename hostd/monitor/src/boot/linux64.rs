@@ -68,10 +68,10 @@ fn zero_page(header: &SetupHeader, map: &[MapEntry], cmdline_length: usize) -> V
 fn page_tables() -> Vec<u8> {
     let mut tables = vec![0u8; 3 * PAGE];
     let page = PAGE as u64;
-    put(&mut tables, 0, &(low::PAGE_TABLES + page | PTE_PRESENT_WRITABLE).to_le_bytes());
-    put(&mut tables, PAGE, &(low::PAGE_TABLES + 2 * page | PTE_PRESENT_WRITABLE).to_le_bytes());
+    put(&mut tables, 0, &((low::PAGE_TABLES + page) | PTE_PRESENT_WRITABLE).to_le_bytes());
+    put(&mut tables, PAGE, &((low::PAGE_TABLES + 2 * page) | PTE_PRESENT_WRITABLE).to_le_bytes());
     for (index, at) in (0u64..512).zip((2 * PAGE..).step_by(8)) {
-        put(&mut tables, at, &(index * LARGE_PAGE | PTE_LARGE | PTE_PRESENT_WRITABLE).to_le_bytes());
+        put(&mut tables, at, &((index * LARGE_PAGE) | PTE_LARGE | PTE_PRESENT_WRITABLE).to_le_bytes());
     }
     tables
 }
@@ -147,6 +147,6 @@ mod tests {
         assert_eq!(entry(0), 0xa003);
         assert_eq!(entry(4096), 0xb003);
         assert_eq!(entry(8192), 0x83);
-        assert_eq!(entry(8192 + 511 * 8), 511 * LARGE_PAGE | 0x83);
+        assert_eq!(entry(8192 + 511 * 8), (511 * LARGE_PAGE) | 0x83);
     }
 }

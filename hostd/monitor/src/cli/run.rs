@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -48,6 +47,7 @@ struct Frame {
     exit: Arc<ExitSignal>,
     vsock: Option<VsockEnds>,
     serial: SerialTarget,
+    terminal: bool,
     timings: bool,
 }
 
@@ -83,7 +83,7 @@ fn prepare(common: Common) -> Result<Frame, RunError> {
     {
         return Err(RunError::Twice(*one));
     }
-    let terminal_is_control = common.control == Some(Endpoint::Descriptor(0));
+    let stdin_is_control = common.control == Some(Endpoint::Descriptor(0));
     let server = match common.control {
         None => None,
         Some(Endpoint::Path(path)) => Some(Server::listen(path)?),
@@ -102,10 +102,12 @@ fn prepare(common: Common) -> Result<Frame, RunError> {
     };
     let serial = match common.serial {
         None => SerialTarget::Nowhere,
-        Some(path) if path == PathBuf::from("-") && !terminal_is_control => SerialTarget::Terminal,
+        Some(path) if path.as_os_str() == "-" => SerialTarget::Terminal,
         Some(path) => SerialTarget::File(path),
     };
-    Ok(Frame { server, signals, exit, vsock, serial, timings: common.timings })
+    // What is typed goes to the guest, unless standard input is the control socket.
+    let terminal = serial == SerialTarget::Terminal && !stdin_is_control;
+    Ok(Frame { server, signals, exit, vsock, serial, terminal, timings: common.timings })
 }
 
 /// `mote-monitor boot`.
@@ -144,7 +146,6 @@ fn start(
         Err(error) => return failed(&error, None),
     };
     meter.phase("sockets and signals");
-    let terminal = frame.serial == SerialTarget::Terminal;
     let machine = match make(frame.vsock.take(), frame.serial, &frame.exit, &mut meter) {
         Ok(machine) => machine,
         Err(error) => return failed(&RunError::Start(error), frame.server),
@@ -152,7 +153,7 @@ fn start(
     if frame.timings {
         eprint!("{}", meter.table());
     }
-    match event_loop::run(machine, frame.server, frame.signals, &frame.exit, terminal, &meter) {
+    match event_loop::run(machine, frame.server, frame.signals, &frame.exit, frame.terminal, &meter) {
         Ok((reason, mut server)) => {
             if let Some(server) = &mut server {
                 server.announce(&Event::Exited { reason: reason.to_string() });

@@ -149,7 +149,7 @@ impl GuestRam {
         file_offset: u64,
     ) -> Result<(), RamError> {
         let (range, offset) = self.find(address, length)?;
-        if offset % PAGE_SIZE != 0 || length % PAGE_SIZE != 0 || length == 0 {
+        if !offset.is_multiple_of(PAGE_SIZE) || !length.is_multiple_of(PAGE_SIZE) || length == 0 {
             return Err(RamError::Range { address, length });
         }
         let system = |source| RamError::Overlay { address, length, source };

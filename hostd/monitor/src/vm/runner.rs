@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -152,7 +152,11 @@ impl Crew {
         let member = self.members.get(index).ok_or(CrewError::Gone(index))?;
         let commands = member.commands.as_ref().ok_or(CrewError::Gone(index))?;
         member.immediate_exit.set(1);
-        commands.send(command).map_err(|_| CrewError::Gone(index))?;
+        commands.try_send(command).map_err(|error| match error {
+            // It has not taken the last one yet.
+            TrySendError::Full(_) => CrewError::Timeout { vcpu: index, what: "take an order" },
+            TrySendError::Disconnected(_) => CrewError::Gone(index),
+        })?;
         member.kick();
         Ok(())
     }

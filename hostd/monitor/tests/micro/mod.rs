@@ -59,7 +59,7 @@ fn tables() -> Vec<u8> {
     let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     put(0, 55 | (TABLES + 0x10) << 16);
     let task = TABLES + 0x100;
-    let task_low = 0x67 + 0x81 | (task & 0xff_ffff) << 16 | 0x8900 << 32 | (task >> 24 & 0xff) << 56;
+    let task_low = (0x67 + 0x81) | (task & 0xff_ffff) << 16 | 0x8900 << 32 | (task >> 24 & 0xff) << 56;
     let gdt = [
         0,
         0x00af_9b00_0000_ffff,
