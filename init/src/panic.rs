@@ -26,7 +26,8 @@ fn die(info: &PanicHookInfo<'_>) {
     let text = info.to_string().replace('\n', " ");
     // The kernel's log first: it needs nothing of ours and reaches consoles and crash storage.
     if let Ok(mut kernel) = std::fs::File::options().write(true).open("/dev/kmsg") {
-        let _ = writeln!(kernel, "<2>mote: init failed: {text}");
+        // In one piece: every write is a message of its own.
+        let _ = kernel.write_all(format!("<2>mote: init failed: {text}\n").as_bytes());
     }
     // The log may be what failed, and syncing may hang: neither may keep us from restarting.
     let saving = std::thread::Builder::new().spawn(move || {
