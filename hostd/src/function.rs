@@ -14,9 +14,9 @@ use crate::sandbox::StartSpec;
 
 /// Digest of everything a snapshot of this function depends on: another value, another snapshot. The time limit
 /// and the description are not part of it.
-pub fn fingerprint(record: &FunctionRecord, config: &Config, build_id: &str) -> String {
+pub fn fingerprint(record: &FunctionRecord, config: &Config, system: &str) -> String {
     let of = serde_json::json!({
-        "system": build_id,
+        "system": system,
         "code": record.code.image,
         "runtime": record.config.runtime,
         "handler": record.config.handler,

@@ -85,7 +85,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     let version = Version::read(&arguments.version_file);
     let mut problems: Vec<String> = config_problem.into_iter().collect();
     let service = match open_store(&config, &facts).await {
-        Ok(store) => Some(Service::new(config.clone(), facts.clone(), store, version.build_id.clone())),
+        Ok(store) => Some(Service::new(config.clone(), facts.clone(), store, version.inputs.clone())),
         Err(problem) => {
             tracing::error!("{problem}");
             problems.push(problem);
@@ -95,7 +95,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version.version));
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,
@@ -175,9 +175,12 @@ async fn open_store(config: &Config, facts: &BootFacts) -> Result<Store, String>
 /// `/system/version`.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
-struct Version {
+pub(crate) struct Version {
     version: String,
-    build_id: String,
+    /// Of which commit.
+    build: String,
+    /// Digest of everything in the image.
+    inputs: String,
 }
 
 impl Version {

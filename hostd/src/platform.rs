@@ -21,7 +21,7 @@ use crate::sandbox::StartError;
 use crate::serve::{self, Call, Failure, ServeError, Served, ServedBy};
 use crate::service::{Service, blocking};
 use crate::text::chain;
-use crate::{function, service};
+use crate::{Version, function, service};
 
 /// When a caller who found no room should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -31,14 +31,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub struct Appliance {
     service: Option<Arc<Service>>,
     problems: Vec<String>,
-    version: String,
+    version: Version,
     started: Instant,
     draining: AtomicBool,
 }
 
 impl Appliance {
     /// An appliance over `service`; `problems` are told at `/healthz`.
-    pub fn new(service: Option<Arc<Service>>, problems: Vec<String>, version: String) -> Self {
+    pub fn new(service: Option<Arc<Service>>, problems: Vec<String>, version: Version) -> Self {
         Self { service, problems, version, started: Instant::now(), draining: AtomicBool::new(false) }
     }
 
@@ -314,7 +314,8 @@ impl Platform for Appliance {
 
     async fn status(&self) -> Value {
         let mut status = json!({
-            "version": self.version,
+            "version": self.version.version,
+            "build": self.version.build,
             "uptime_s": self.started.elapsed().as_secs(),
             "problems": self.problems,
         });
@@ -324,7 +325,6 @@ impl Platform for Appliance {
         let (alive, idle, used_mb, capacity_mb) = service.pool.usage();
         let store = service.store.clone();
         let space = service::blocking(move || store.space()).await.ok();
-        fields.insert("build".to_owned(), json!(service.build_id));
         fields.insert("boot_id".to_owned(), json!(service.facts.boot_id));
         fields.insert("address".to_owned(), json!(service.facts.address));
         fields.insert("clock".to_owned(), json!(service.facts.clock));

@@ -26,8 +26,8 @@ pub struct Service {
     pub pool: Arc<Pool>,
     /// What functions printed.
     pub logs: Logs,
-    /// Identifies the system image: a snapshot made by another is not restored.
-    pub build_id: String,
+    /// Digest of the system image: a snapshot made by another is not restored.
+    pub system: String,
     /// Packages unpacked at once: each is bound by the CPU and holds its zip.
     pub deploys: tokio::sync::Semaphore,
 }
@@ -37,7 +37,7 @@ const DEPLOYS_AT_ONCE: usize = 2;
 
 impl Service {
     /// Makes every stored function callable.
-    pub fn new(config: Config, facts: BootFacts, store: Store, build_id: String) -> Arc<Self> {
+    pub fn new(config: Config, facts: BootFacts, store: Store, system: String) -> Arc<Self> {
         let capacity_mb = (meminfo("MemTotal:") / 1024).saturating_sub(config.sandbox.memory_reserve_mb);
         let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
         let service = Arc::new(Self {
@@ -47,7 +47,7 @@ impl Service {
             facts,
             store,
             pool,
-            build_id,
+            system,
         });
         match service.store.functions() {
             Ok(records) => records.iter().for_each(|record| service.register(record)),
@@ -58,7 +58,7 @@ impl Service {
 
     /// Digest of everything a snapshot of this function depends on.
     pub fn fingerprint(&self, record: &FunctionRecord) -> String {
-        function::fingerprint(record, &self.config, &self.build_id)
+        function::fingerprint(record, &self.config, &self.system)
     }
 
     /// Makes a function callable, from its snapshot if that fits.

@@ -138,7 +138,10 @@ fn finish(
     }
     files::write(
         &system.join("version"),
-        format!("version = \"{}\"\nbuild = \"{}\"\n", manifest.version, manifest.build),
+        format!(
+            "version = \"{}\"\nbuild = \"{}\"\n# Of everything in this image: what a snapshot is tied to.\ninputs = \"{}\"\n",
+            manifest.version, manifest.build, manifest.inputs
+        ),
     )?;
 
     // Not compressed: the big files are so already, or are mapped into memory over and over.
