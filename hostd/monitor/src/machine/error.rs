@@ -26,7 +26,7 @@ pub enum StartError {
     #[error("Cannot start the vCPUs")]
     Crew(#[from] CrewError),
     /// The kernel.
-    #[error("Cannot boot")]
+    #[error(transparent)]
     Boot(#[from] BootError),
     /// The command line.
     #[error("Cannot pass the command line on")]

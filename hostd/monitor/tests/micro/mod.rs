@@ -85,19 +85,25 @@ fn tables() -> Vec<u8> {
 
 /// The ELF file.
 pub fn kernel(program: Program) -> Vec<u8> {
+    kernel_with(program, 0)
+}
+
+/// The ELF file with a further segment of `ballast` bytes at 32 MiB, which nobody touches.
+pub fn kernel_with(program: Program, ballast: usize) -> Vec<u8> {
     let mut file = vec![0u8; 0x1000];
     file[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
     file[18..20].copy_from_slice(&62u16.to_le_bytes());
     file[32..40].copy_from_slice(&64u64.to_le_bytes());
     file[54..56].copy_from_slice(&56u16.to_le_bytes());
-    file[56..58].copy_from_slice(&3u16.to_le_bytes());
+    file[56..58].copy_from_slice(&4u16.to_le_bytes());
     let mut note = Vec::new();
     for number in [4u32, 8, 18] {
         note.extend(number.to_le_bytes());
     }
     note.extend(b"Xen\0");
     note.extend(LOAD.to_le_bytes());
-    let parts = [(1u32, LOAD, code(program)), (1, TABLES, tables()), (4, 0, note)];
+    let parts =
+        [(1u32, LOAD, code(program)), (1, TABLES, tables()), (4, 0, note), (1, 32 << 20, vec![1; ballast])];
     for (index, (kind, address, bytes)) in parts.into_iter().enumerate() {
         let mut header = Vec::new();
         header.extend(kind.to_le_bytes());
