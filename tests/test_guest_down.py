@@ -6,6 +6,8 @@ from mote import census, client, packages
 from mote.client import invoke, refused
 
 BOOT_LIMIT_S = 12
+# Enough for a good function on a busy machine.
+INIT_LIMIT_S = 25
 # How a guest can fail to come up, as its kernel's command line.
 WAYS = {
     # No agent: the guest's kernel panics, and the reboot that follows ends the microVM.
@@ -53,8 +55,23 @@ def test_a_guest_that_never_comes_up(machine, way):
 
 def test_on_a_good_boot_they_answer_again(machine):
     machine.cut_power()
-    machine.boot(options={})
+    machine.boot(options={"sandbox.init_timeout_s": INIT_LIMIT_S})
     lambdas = client.lambda_client(machine.port)
     assert invoke(lambdas, "never-called", {}).json["code"] == "later"
     assert invoke(lambdas, "fine", {}).json["code"] == "fine"
     lambdas.close()
+
+
+def test_an_import_that_never_ends_is_ended(machine):
+    """On the boot of the test before, whose limit it has."""
+    lambdas = client.lambda_client(machine.port)
+    before = census.take(machine)
+    client.create(lambdas, "endless", packages.source("while True:\n    pass\n"))
+    answer = invoke(lambdas, "endless", {})
+    assert answer.error == "Unhandled", str(answer)
+    assert "timed out" in answer.json["errorMessage"] and str(INIT_LIMIT_S) in answer.json["errorMessage"], str(answer)
+    assert machine.get("/system/sandboxes").json == []
+    lambdas.delete_function(FunctionName="endless")
+    assert invoke(lambdas, "fine", {}).json["code"] == "fine"
+    lambdas.close()
+    census.assert_unchanged(machine, before)
