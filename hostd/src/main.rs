@@ -95,7 +95,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version));
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, arguments.boot.clone()));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,

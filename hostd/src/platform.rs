@@ -1,5 +1,6 @@
 //! The appliance behind the front door: translates between the API's words and the service's.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::boot::BootFacts;
 use crate::census::Census;
 use crate::deploy::{self, DeployError};
 use crate::pool::{Refusal, Want};
@@ -32,14 +34,21 @@ pub struct Appliance {
     service: Option<Arc<Service>>,
     problems: Vec<String>,
     version: Version,
+    boot_file: PathBuf,
     started: Instant,
     draining: AtomicBool,
 }
 
 impl Appliance {
     /// An appliance over `service`; `problems` are told at `/healthz`.
-    pub fn new(service: Option<Arc<Service>>, problems: Vec<String>, version: Version) -> Self {
-        Self { service, problems, version, started: Instant::now(), draining: AtomicBool::new(false) }
+    pub fn new(
+        service: Option<Arc<Service>>,
+        problems: Vec<String>,
+        version: Version,
+        boot_file: PathBuf,
+    ) -> Self {
+        let draining = AtomicBool::new(false);
+        Self { service, problems, version, boot_file, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -325,9 +334,11 @@ impl Platform for Appliance {
         let (alive, idle, used_mb, capacity_mb) = service.pool.usage();
         let store = service.store.clone();
         let space = service::blocking(move || store.space()).await.ok();
-        fields.insert("boot_id".to_owned(), json!(service.facts.boot_id));
-        fields.insert("address".to_owned(), json!(service.facts.address));
-        fields.insert("clock".to_owned(), json!(service.facts.clock));
+        // Read again: init writes it anew when the address changes.
+        let (facts, _) = BootFacts::read(&self.boot_file);
+        fields.insert("boot_id".to_owned(), json!(facts.boot_id));
+        fields.insert("address".to_owned(), json!(facts.address));
+        fields.insert("clock".to_owned(), json!(facts.clock));
         fields.insert("census".to_owned(), json!(census));
         fields.insert(
             "sandboxes".to_owned(),

@@ -18,6 +18,9 @@ use tokio::process::{Child, Command};
 /// Longest line the monitor may send.
 const LINE_LIMIT: u64 = 64 * 1024;
 
+/// Of all processes, a microVM's is the first the OOM killer should choose.
+const OOM_SCORE_ADJ: &str = "500";
+
 /// Bound on any control request but a snapshot.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -89,6 +92,12 @@ impl Monitor {
             .kill_on_drop(true)
             .spawn()
             .map_err(MonitorError::Spawn)?;
+        // hostd is protected from the OOM killer and its children inherit that: microVMs must go first.
+        if let Some(pid) = child.id()
+            && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ)
+        {
+            tracing::warn!(pid, %error, "Cannot expose a monitor to the OOM killer");
+        }
         let (reader, writer) = control.into_split();
         Ok(Self { child, reader: BufReader::new(reader), writer, said })
     }

@@ -27,7 +27,9 @@ impl Accelerator {
     pub fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            // Without five-level page tables: nested, every emulated page walk is shorter, and no function
+            // needs 57 bits. Measured on warm calls: a sixth less processor time.
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max,la57=off"],
         }
     }
 
