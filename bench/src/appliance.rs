@@ -38,13 +38,15 @@ impl Appliance {
         // Bound for a moment to learn a free port.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let (accelerator, how) = Accelerator::choose();
+        let mut cmdline = vec![image.cmdline.clone()];
+        cmdline.extend(accelerator.kernel_option());
         let machine = Machine {
             accelerator,
             memory_mib: 3072,
             cpus: 2,
             kernel: project.kernel(),
             initramfs: project.initramfs(),
-            cmdline: image.cmdline.clone(),
+            cmdline: cmdline.join(" "),
             system: project.system_disk(),
             data: Some(data),
             port,

@@ -42,6 +42,19 @@ impl Accelerator {
         }
     }
 
+    /// What the appliance's kernel is told about these processors. Emulated, its TSC is the machine's own; left to
+    /// measure the frequency on a loaded machine it can be off by factors, and its clock with it.
+    #[must_use]
+    pub fn kernel_option(self) -> Option<String> {
+        match self {
+            Self::Kvm => None,
+            Self::Tcg => {
+                let khz = tsc_khz(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())?;
+                Some(format!("tsc_early_khz={khz}"))
+            }
+        }
+    }
+
     /// Picks for this machine. The second value says why, for a person.
     #[must_use]
     pub fn choose() -> (Self, String) {
@@ -52,6 +65,17 @@ impl Accelerator {
             Some(Ok(())) => (Self::Kvm, "by KVM, nested".to_owned()),
         }
     }
+}
+
+/// Frequency of this machine's TSC: BogoMIPS are two per TSC cycle wherever Linux delays by the TSC.
+fn tsc_khz(cpuinfo: &str) -> Option<u64> {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"))?;
+    flags.split_whitespace().find(|flag| *flag == "constant_tsc")?;
+    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
+    let (mips, fraction) = line.split_once(':')?.1.trim().split_once('.')?;
+    // Two digits follow the point.
+    let hundredths: u64 = format!("{mips}{}", fraction.get(..2)?).parse().ok()?;
+    Some(hundredths * 5).filter(|khz| (100_000..100_000_000).contains(khz))
 }
 
 fn has_virtualisation(cpuinfo: &str) -> bool {
@@ -82,6 +106,15 @@ fn nested_kvm() -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_tsc_runs_at_half_the_bogomips() {
+        let of = |flags, mips| tsc_khz(&format!("flags\t\t: fpu {flags}\nbogomips\t: {mips}\n"));
+        assert_eq!(of("constant_tsc", "5192.18"), Some(2_596_090));
+        assert_eq!(of("tsc", "5192.18"), None);
+        assert_eq!(of("constant_tsc", "48.00"), None);
+        assert_eq!(of("constant_tsc", "many"), None);
+    }
 
     #[test]
     fn flags_are_whole_words_of_the_flags_line() {
