@@ -71,8 +71,12 @@ lint: setup
 	sh -n image/setup.sh
 	bash -n .ci/run
 
-bench: image venv
-	cargo run --quiet --release -p bench -- $(ARGS)
+# Each prints its table and leaves one line of JSON in results/. One alone: cargo run --release -p bench -- NAME.
+bench: image
+	cargo build --quiet --release -p bench -p mote-monitor
+	mkdir -p results
+	set -e; for name in monitor start; do \
+	    cargo run --quiet --release -p bench -- $$name --json results/$$name.json $(ARGS); done
 
 clean:
 	rm -rf dist

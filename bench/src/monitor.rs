@@ -7,6 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use mote_image::cache::Cache;
+use mote_image::kernel;
+use mote_image::project::Project;
 use mote_monitor::control::Event;
 
 use crate::Outcome;
@@ -21,9 +24,9 @@ pub struct Options {
     /// The monitor [default: mote-monitor beside this program].
     #[arg(long)]
     monitor: Option<PathBuf>,
-    /// Guest kernel as ELF.
+    /// Guest kernel as ELF [default: the image's, built if need be].
     #[arg(long)]
-    vmlinux: PathBuf,
+    vmlinux: Option<PathBuf>,
     /// Guest kernel as bzImage; without it only ELF is measured.
     #[arg(long)]
     bzimage: Option<PathBuf>,
@@ -38,7 +41,11 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("mote-monitor"),
     };
-    let mut kernels = vec![("elf", options.vmlinux.as_path())];
+    let vmlinux = match &options.vmlinux {
+        Some(path) => path.clone(),
+        None => guest_kernel()?,
+    };
+    let mut kernels = vec![("elf", vmlinux.as_path())];
     kernels.extend(options.bzimage.as_deref().map(|path| ("bzimage", path)));
     let folder = tempfile::tempdir()?;
     let rootfs = folder.path().join("rootfs");
@@ -63,6 +70,12 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
     }
     report.ratio("bzimage", "elf");
     Ok(report)
+}
+
+fn guest_kernel() -> Outcome<PathBuf> {
+    let project = Project::find(Path::new("."))?;
+    let paths = kernel::ensure(&Cache::open()?, &project, &[kernel::GUEST])?;
+    paths.into_values().next().ok_or_else(|| "There is no guest kernel".into())
 }
 
 /// Starts a monitor, reads its first event and ends it: CPU, KVM's part of it and wall time in milliseconds.
