@@ -49,6 +49,11 @@ impl Service {
             pool,
             system,
         });
+        // There from the start: what comes and goes below it is the sandboxes' own.
+        let folder = service.config.paths.run.join("sandboxes");
+        if let Err(error) = std::fs::create_dir_all(&folder) {
+            tracing::error!(path = %folder.display(), %error, "Cannot make the folder of the sandboxes");
+        }
         match service.store.functions() {
             Ok(records) => records.iter().for_each(|record| service.register(record)),
             Err(error) => tracing::error!(error = %chain(&error), "Cannot read the functions"),
