@@ -63,7 +63,7 @@ def test_the_life_of_a_function(aws, tmp_path):
 
 def test_mistakes_are_readable(aws, tmp_path):
     bad = tmp_path / "bad.zip"
-    bad.write_bytes(b"no zip")
+    bad.write_bytes(packages.zip_of({"other.py": "x = 1\n"}))
     said = aws("create-function", "--function-name", "cli-mistake", "--runtime", client.RUNTIME, "--role", client.ROLE,
                "--handler", "handler.handler", "--zip-file", f"fileb://{bad}", fails=True)
-    assert "InvalidParameterValueException" in said and "zip" in said
+    assert "InvalidParameterValueException" in said and "handler.handler" in said and "add it" in said

@@ -26,6 +26,7 @@ COUNTS = {key: 5 for key in (*census.EXACT, "sandboxes")} | {"memory_available_k
 def test_one_more_of_anything_is_noticed(key):
     assert census.difference(COUNTS, COUNTS) == {}
     assert census.difference(COUNTS, COUNTS | {key: 6}) == {key: (5, 6)}
+    assert census.difference(COUNTS, COUNTS | {key: 4}) == {}
 
 
 def test_lost_memory_is_noticed_and_gained_memory_is_not():
