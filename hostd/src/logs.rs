@@ -91,6 +91,31 @@ impl FunctionLog {
     }
 }
 
+/// The end of a function's log that one sandbox writes to; its unfinished line ends with it.
+#[derive(Debug)]
+pub struct Writer {
+    log: Arc<FunctionLog>,
+    sandbox: Arc<str>,
+}
+
+impl Writer {
+    /// A writer for the sandbox of this name.
+    pub fn new(log: Arc<FunctionLog>, sandbox: Arc<str>) -> Self {
+        Self { log, sandbox }
+    }
+
+    /// Appends output in pieces of any size.
+    pub fn append(&self, bytes: &[u8]) {
+        self.log.append(&self.sandbox, bytes);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.log.finish(&self.sandbox);
+    }
+}
+
 impl Ring {
     fn push(&mut self, limit: usize, line: String) {
         while self.lines.len() >= limit.max(1) {
@@ -158,12 +183,13 @@ mod tests {
 
     #[test]
     fn sandboxes_do_not_mix_and_long_lines_are_cut() {
-        let log = FunctionLog { limit: 3, ring: Mutex::default() };
-        log.append("a", b"one ");
-        log.append("b", b"other\n");
-        log.append("a", b"line\n");
-        log.append("a", &vec![b'x'; LINE_LIMIT * 2]);
-        log.finish("a");
+        let log = Arc::new(FunctionLog { limit: 3, ring: Mutex::default() });
+        let [a, b] = ["a", "b"].map(|name| Writer::new(Arc::clone(&log), Arc::from(name)));
+        a.append(b"one ");
+        b.append(b"other\n");
+        a.append(b"line\n");
+        a.append(&vec![b'x'; LINE_LIMIT * 2]);
+        drop(a);
         let lines = log.last(9);
         assert_eq!(&lines[..2], ["other", "one line"]);
         assert_eq!(lines[2].len(), LINE_LIMIT);

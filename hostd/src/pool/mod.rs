@@ -40,6 +40,8 @@ pub struct Lease {
 /// One sandbox as operators see it.
 #[derive(Debug, Clone, Serialize)]
 pub struct SandboxInfo {
+    /// Its name, once it runs: the end of its host name.
+    pub id: Option<String>,
     /// Function and a digest of its code and configuration.
     pub function: String,
     /// `starting`, `busy` or `idle`.
@@ -62,8 +64,9 @@ impl Lease {
     }
 
     /// The sandbox serves a call.
-    pub fn busy(&self, pid: Option<u32>) {
+    pub fn busy(&self, id: &str, pid: Option<u32>) {
         self.note(|info| {
+            info.id = Some(id.to_owned());
             info.state = "busy";
             info.pid = pid;
         });
@@ -192,6 +195,7 @@ impl Pool {
     fn lease(self: &Arc<Self>, key: &Key, memory_mb: u64) -> Lease {
         let number = self.leased.fetch_add(1, Ordering::Relaxed);
         let info = SandboxInfo {
+            id: None,
             function: key.to_string(),
             state: "starting",
             memory_mb,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use mote_protocol::{AgentMessage, FailureKind, HostMessage, InvokeSpec, ResultKind};
 
-use crate::logs::{FunctionLog, Tail};
+use crate::logs::{Tail, Writer};
 use crate::pool::Lease;
 use monitor::Monitor;
 use run_dir::RunDir;
@@ -23,11 +23,11 @@ use session::Session;
 /// memory lease goes last.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// Name of this sandbox: its folder, its log stream, the prefix of its host name.
-    pub id: Arc<str>,
+    /// Name of this sandbox: its folder, the end of its host name.
+    id: Arc<str>,
     monitor: Monitor,
     session: Session,
-    log: Arc<FunctionLog>,
+    log: Writer,
     /// The runtime has not yet said that it took its new identity.
     resuming: bool,
     _dir: RunDir,
@@ -78,7 +78,7 @@ impl Sandbox {
         resume_bound: Duration,
         tail: &mut Tail,
     ) -> Outcome {
-        self.lease.busy(self.monitor.pid());
+        self.lease.busy(&self.id, self.monitor.pid());
         let begun = Instant::now();
         let mut outcome =
             Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
@@ -99,7 +99,7 @@ impl Sandbox {
             };
             match frame.message {
                 AgentMessage::Log { .. } => {
-                    self.log.append(&self.id, &frame.body);
+                    self.log.append(&frame.body);
                     tail.append(&frame.body);
                 }
                 AgentMessage::Resumed { .. } => {
@@ -134,7 +134,7 @@ impl Sandbox {
     pub async fn idle(&mut self) {
         while let Ok(Some(frame)) = self.session.receive().await {
             match frame.message {
-                AgentMessage::Log { .. } => self.log.append(&self.id, &frame.body),
+                AgentMessage::Log { .. } => self.log.append(&frame.body),
                 AgentMessage::Resumed { .. } => self.resuming = false,
                 _ => return,
             }
@@ -149,6 +149,5 @@ impl Sandbox {
     /// Ends the microVM and waits until nothing is left of it.
     pub async fn destroy(mut self) {
         self.monitor.kill().await;
-        self.log.finish(&self.id);
     }
 }

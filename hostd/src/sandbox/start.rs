@@ -13,7 +13,7 @@ use super::Sandbox;
 use super::monitor::{EXIT_INCOMPATIBLE, Monitor, MonitorError};
 use super::run_dir::RunDir;
 use super::session::{Session, SessionError};
-use crate::logs::{FunctionLog, Tail};
+use crate::logs::{FunctionLog, Tail, Writer};
 use crate::phases::Phases;
 use crate::pool::Lease;
 
@@ -99,7 +99,7 @@ pub enum StartError {
 pub struct Cold {
     id: Arc<str>,
     monitor: Monitor,
-    log: Arc<FunctionLog>,
+    log: Writer,
     dir: RunDir,
     lease: Lease,
 }
@@ -125,6 +125,7 @@ pub async fn cold(
     tail: &mut Tail,
 ) -> Result<Cold, StartError> {
     let id = new_id();
+    let log = Writer::new(log, Arc::clone(&id));
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
     let listener = UnixListener::bind(dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
     let mut monitor =
@@ -149,7 +150,7 @@ pub async fn cold(
 
     let start = HostMessage::Start { function: spec.function.clone(), identity: identity(&id) };
     session.send(&start, &[]).await.map_err(StartError::Session)?;
-    let initialised = wait_ready(&mut session, &id, &log, tail);
+    let initialised = wait_ready(&mut session, &log, tail);
     let ready = tokio::time::timeout(spec.init_timeout, initialised).await;
     ready.unwrap_or(Err(StartError::InitTimeout { seconds: spec.init_timeout.as_secs() }))?;
     phases.lap("init");
@@ -167,18 +168,13 @@ pub async fn cold(
     Ok(Cold { id, monitor, log, dir, lease })
 }
 
-async fn wait_ready(
-    session: &mut Session,
-    id: &str,
-    log: &FunctionLog,
-    tail: &mut Tail,
-) -> Result<(), StartError> {
+async fn wait_ready(session: &mut Session, log: &Writer, tail: &mut Tail) -> Result<(), StartError> {
     loop {
         let frame = session.receive().await.map_err(StartError::Session)?;
         let frame = frame.ok_or(StartError::Session(SessionError::Closed))?;
         match frame.message {
             AgentMessage::Log { .. } => {
-                log.append(id, &frame.body);
+                log.append(&frame.body);
                 tail.append(&frame.body);
             }
             AgentMessage::Ready { .. } => return Ok(()),
@@ -226,6 +222,7 @@ pub async fn restore(
     phases: &mut Phases,
 ) -> Result<Sandbox, StartError> {
     let id = new_id();
+    let log = Writer::new(log, Arc::clone(&id));
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
     let arguments = restore_arguments(spec, snapshot, mode, &dir);
     let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
