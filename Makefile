@@ -59,7 +59,7 @@ demo: image venv
 test: unit end-to-end
 
 unit: setup
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 end-to-end: image venv
 	"$(VENV)/bin/python" -m pytest tests/
