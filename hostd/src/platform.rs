@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mote_api::{
-    ApiError, Caller, Component, CreateFunction, Function, FunctionError, FunctionPage, FunctionState,
-    Health, InvokeReply, InvokeRequest, LATEST, Limits, Platform, StartPreference, UpdateCode,
-    UpdateConfiguration, UpdateState,
+    ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health, InvokeReply,
+    InvokeRequest, LATEST, Limits, Platform, StartPreference, UpdateCode, UpdateConfiguration, UpdateState,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,7 +19,7 @@ use crate::census::Census;
 use crate::deploy::{self, DeployError};
 use crate::pool::{Refusal, Want};
 use crate::sandbox::StartError;
-use crate::serve::{self, Call, Failure, ServeError, Served, ServedBy};
+use crate::serve::{self, Call, ServeError, Served};
 use crate::service::{Service, blocking};
 use crate::text::chain;
 use crate::{Version, function, service};
@@ -152,17 +151,10 @@ fn reply(served: Served) -> InvokeReply {
     InvokeReply {
         payload: served.payload.into(),
         content_type: served.content_type,
-        function_error: served.failure.map(|failure| match failure {
-            Failure::Unhandled => FunctionError::Unhandled,
-            Failure::TimedOut => FunctionError::TimedOut,
-        }),
+        function_error: served.failure,
         executed_version: LATEST.to_owned(),
         log_tail: Some(served.tail.into()),
-        served_by: match served.by {
-            ServedBy::Cold => mote_api::ServedBy::Cold,
-            ServedBy::Restore => mote_api::ServedBy::Restore,
-            ServedBy::Warm => mote_api::ServedBy::Warm,
-        },
+        served_by: served.by,
         phases: served.phases.into_laps(),
         billed: served.billed,
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use mote_api::{FunctionError, ServedBy};
 use mote_protocol::{InvokeSpec, ResultKind};
 use mote_store::FunctionRecord;
 
@@ -38,28 +39,6 @@ pub struct Call {
     pub want: Want,
 }
 
-/// Which way a call was served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServedBy {
-    /// Booted for it.
-    Cold,
-    /// Restored for it.
-    Restore,
-    /// An idle sandbox.
-    Warm,
-}
-
-impl ServedBy {
-    /// As in headers and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Restore => "restore",
-            Self::Warm => "warm",
-        }
-    }
-}
-
 /// A call's answer. A function that failed is an answer too.
 #[derive(Debug)]
 pub struct Served {
@@ -69,23 +48,14 @@ pub struct Served {
     pub payload: Vec<u8>,
     /// `Content-Type` of the result, if the runtime gave one.
     pub content_type: Option<String>,
-    /// The payload is an error: `Handled` or `Unhandled`.
-    pub failure: Option<Failure>,
+    /// The payload is an error object.
+    pub failure: Option<FunctionError>,
     /// End of the log.
     pub tail: Vec<u8>,
     /// Where the time went.
     pub phases: Phases,
     /// Time the function is billed, if it ran.
     pub billed: Option<Duration>,
-}
-
-/// Whether the function reported its error itself. `TimedOut` is an unhandled one the front door tells apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
-    /// The handler raised, or initialisation did: the runtime said so.
-    Unhandled,
-    /// No answer within the function's time.
-    TimedOut,
 }
 
 /// Why a call got no answer from its function.
@@ -133,7 +103,7 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
         Ready::InitFailed(body, by) => {
             let line = format!("END RequestId: {request_id}\n");
             write(&log, &mut tail, &request_id, &line);
-            let failure = Some(Failure::Unhandled);
+            let failure = Some(FunctionError::Unhandled);
             let served = Served {
                 by,
                 payload: body,
@@ -168,14 +138,14 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
             (payload, content_type, None)
         }
         Ended::Answered { kind: ResultKind::Error, content_type, payload } => {
-            (payload, content_type, Some(Failure::Unhandled))
+            (payload, content_type, Some(FunctionError::Unhandled))
         }
-        Ended::Failed(body) => (body, None, Some(Failure::Unhandled)),
+        Ended::Failed(body) => (body, None, Some(FunctionError::Unhandled)),
         Ended::TimedOut => {
             let text = format!("Task timed out after {:.2} seconds", timeout.as_secs_f64());
             write(&log, &mut tail, &request_id, &format!("RequestId: {request_id} Error: {text}\n"));
             let body = error_object("Sandbox.Timedout", &format!("RequestId: {request_id} Error: {text}"));
-            (body, None, Some(Failure::TimedOut))
+            (body, None, Some(FunctionError::TimedOut))
         }
         Ended::Broken(error) => return Err(ServeError::Broken(error)),
     };
