@@ -33,7 +33,8 @@ def test_a_function_knows_its_surroundings(lambdas, probe):
     assert seen["arn"] == lambdas.get_function_configuration(FunctionName=probe)["FunctionArn"]
     assert seen["memory"] == environment["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "128"
     assert seen["log_group"] == f"/aws/lambda/{probe}" and seen["log_stream"]
-    assert 0 < seen["remaining_ms"] <= 30_000
+    # The deadline is the host's, the clock the guest's: they differ by some milliseconds.
+    assert 0 < seen["remaining_ms"] <= 31_000
     assert environment["COLOUR"] == "blue"
     assert environment["_HANDLER"] == "handler.handler"
     assert environment["LAMBDA_TASK_ROOT"] == "/var/task"

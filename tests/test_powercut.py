@@ -14,8 +14,8 @@ from mote.client import invoke
 CUTS = 10
 WORKERS = 2
 NAMES_PER_WORKER = 2
-# A loop runs this long before its cut, so that cuts fall into first and into later operations.
-SECONDS = (0.2, 3.0)
+# The loops run this long before the cut, so that it falls into a first or a later operation.
+SECONDS = (0.05, 2.0)
 
 
 class State:
@@ -41,10 +41,12 @@ class Worker:
         self.in_flight = None
         self.operations = 0
         self.refusals: list = []
+        self.begun = threading.Event()
         self.stop = threading.Event()
 
     def run(self):
         lambdas = client.lambda_client(self.port, read_timeout=30)
+        self.begun.set()
         while not self.stop.is_set():
             name = self.random.choice(list(self.acknowledged))
             wanted, act = self.plan(lambdas, name)
@@ -121,9 +123,11 @@ def test_acknowledged_functions_survive_power_cuts(own_box):
         before = sum(worker.operations for worker in workers)
         for worker in workers:
             worker.stop.clear()
+            worker.begun.clear()
         threads = [threading.Thread(target=worker.run) for worker in workers]
         for thread in threads:
             thread.start()
+        assert all(worker.begun.wait(60) for worker in workers)
         moment = dice.uniform(*SECONDS)
         time.sleep(moment)
         box.cut_power()
