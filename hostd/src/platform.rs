@@ -90,6 +90,11 @@ impl Appliance {
                 StoreError::Conflict { .. } | StoreError::Stale { .. } => {
                     ApiError::PreconditionFailed(message)
                 }
+                StoreError::Unsure => {
+                    tracing::error!(error = %message, "Starting over, which settles it");
+                    let _ = kill_process(rustix::process::getpid(), Signal::TERM);
+                    ApiError::Service(message)
+                }
                 _ => {
                     tracing::error!(error = %message, "The store failed");
                     ApiError::Service(message)

@@ -51,6 +51,13 @@ impl Service {
         });
         // There from the start: what comes and goes below it is the sandboxes' own.
         let folder = service.config.paths.run.join("sandboxes");
+        // What a hostd that crashed has left; its microVMs ended with it.
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %folder.display(), %error, "Cannot clear the folder of the sandboxes");
+            }
+            _ => {}
+        }
         if let Err(error) = std::fs::create_dir_all(&folder) {
             tracing::error!(path = %folder.display(), %error, "Cannot make the folder of the sandboxes");
         }

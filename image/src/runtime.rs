@@ -18,7 +18,7 @@ use crate::process::{self, RunError};
 use crate::progress::Progress;
 
 /// Changes whenever this file makes something else from the same definition.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 
 const PIP_LIMIT: Duration = Duration::from_secs(10 * 60);
 const PYTHON_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -180,7 +180,9 @@ impl Runtime {
         for folder in &definition.folders {
             files::create_dir(&tree.join(folder))?;
         }
-        set_mode(&tree.join("tmp"), 0o1777)?;
+        for folder in ["tmp", "var/tmp"] {
+            set_mode(&tree.join(folder), 0o1777)?;
+        }
         if let Some(join) = &definition.certificates {
             join_files(&tree.join(&join.from), &tree.join(&join.to))?;
         }
