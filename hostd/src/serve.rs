@@ -218,6 +218,7 @@ async fn obtain(
     tail: &mut Tail,
 ) -> Result<(Ready, Key), ServeError> {
     let patience = service.config.sandbox.queue_timeout();
+    let mut booted_in_vain = false;
     for _ in 0..ATTEMPTS {
         let fingerprint = service.fingerprint(&call.function);
         let key = function::key(&call.function, &fingerprint);
@@ -245,8 +246,15 @@ async fn obtain(
                 }
             }
             Grant::Cold(lease, build) => {
-                let ready = boot(service, call, &spec, &fingerprint, log, lease, build, phases, tail).await?;
-                return Ok((ready, key));
+                match boot(service, call, &spec, &fingerprint, log, lease, build, phases, tail).await {
+                    // Nothing of the function has run yet: a guest kernel that died is worth a second one.
+                    Err(ServeError::Start(error @ StartError::BootFailed { .. })) if !booted_in_vain => {
+                        tracing::warn!(function = %call.function.name, error = %chain(&error), "Booting again");
+                        booted_in_vain = true;
+                        phases.lap("failed-boot");
+                    }
+                    ready => return ready.map(|ready| (ready, key)),
+                }
             }
         }
     }
