@@ -45,13 +45,14 @@ impl Progress {
     /// Ends the task with how long it took.
     pub fn done(self) {
         let clear = if self.terminal && self.last.is_some() { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}  {} done in {}", self.task, elapsed(self.start.elapsed()));
+        let _ = writeln!(stderr(), "{clear}  {} done in {}", self.task, elapsed(self.start.elapsed()));
     }
 }
 
-/// Tells the person in front something.
+/// Tells the person in front something. That nobody listens any more, a closed terminal, is no failure: what runs
+/// is still to be ended in order.
 pub fn say(line: &str) {
-    eprintln!("  {line}");
+    let _ = writeln!(stderr(), "  {line}");
 }
 
 /// A share can only be estimated: the number of steps differs between kernel versions. 100 is never shown

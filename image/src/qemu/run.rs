@@ -21,6 +21,8 @@ use crate::progress::{elapsed, say};
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 /// After this long without an answer the person is told; the machine stays.
 const READY_LIMIT: Duration = Duration::from_secs(180);
+/// An appliance that is still booting has no power button yet: it is pressed again until it takes effect.
+const PRESS_EVERY: Duration = Duration::from_secs(2);
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 
 /// Why a machine does not run.
@@ -100,9 +102,10 @@ fn attend(
     start: Instant,
 ) -> Result<(), RunError> {
     let mut stopping: Option<Instant> = None;
+    let mut pressed = start;
     loop {
         match events.recv_timeout(Duration::from_millis(100)) {
-            Ok(Event::Ready) => greet(machine, start),
+            Ok(Event::Ready) if stopping.is_none() => greet(machine, start),
             Ok(Event::NotReady) => say(&format!(
                 "no answer at {} for {} s; the console above says why, Ctrl-C powers off",
                 machine.url(),
@@ -115,12 +118,18 @@ fn attend(
             }
             Ok(Event::Stop) => {
                 say("powering off …  (Ctrl-C again: at once)");
-                stopping = Some(Instant::now());
+                pressed = Instant::now();
+                stopping = Some(pressed);
                 if let Err(error) = qmp::power_button(socket) {
                     say(&format!("the power button does not work: {error}"));
                 }
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            Ok(Event::Ready) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        if stopping.is_some() && pressed.elapsed() > PRESS_EVERY {
+            pressed = Instant::now();
+            // Said at the first press; at the last ones the machine is going and does not answer.
+            let _ = qmp::power_button(socket);
         }
         if let Some(status) = child.try_wait().map_err(RunError::Wait)? {
             say(&format!("the appliance is off after {}", elapsed(start.elapsed())));
@@ -137,10 +146,14 @@ fn spawn(machine: &Machine) -> Result<Child, RunError> {
     let mut command = Command::new(PROGRAM);
     // A group of its own: the terminal's Ctrl-C is for us, QEMU would take it as "off, now".
     command.args(&words[1..]).stdin(Stdio::null()).process_group(0);
-    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and touches no memory
-    // of the parent.
+    // SAFETY: between fork and exec only prctl and sigprocmask are called, which are async-signal-safe and
+    // touch no memory of the parent.
     unsafe {
-        command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+        command.pre_exec(|| {
+            // Our own mask would make QEMU deaf to the request to end.
+            SigSet::empty().thread_set_mask()?;
+            set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)
+        });
     }
     command.spawn().map_err(RunError::Start)
 }
