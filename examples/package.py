@@ -46,22 +46,26 @@ def install(requirements: Path, target: Path) -> None:
         wheels.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=wheels.parent) as folder:
             fetched = Path(folder) / "wheels"
-            pip("download", "--only-binary=:all:", "--dest", str(fetched), "--requirement", str(requirements))
+            # Fetches wheels; makes those of packages whose requirement says --no-binary.
+            pip(
+                "wheel", "--only-binary=:all:", "--use-pep517", "--wheel-dir", str(fetched),
+                "--requirement", str(requirements),
+            )
             try:
                 fetched.rename(wheels)
             except OSError:
                 if not wheels.is_dir():  # else somebody else was quicker
                     raise
     pip(
-        "install", "--no-index", "--find-links", str(wheels), "--target", str(target), "--no-compile",
-        "--no-warn-script-location", "--requirement", str(requirements),
+        "install", "--no-index", "--no-deps", "--target", str(target), "--no-compile", "--no-warn-script-location",
+        *sorted(map(str, wheels.glob("*.whl"))),
     )
     # Command line programs are of no use inside a function, and name this machine's interpreter.
     shutil.rmtree(target / "bin", ignore_errors=True)
 
 
-def build(example: Path, out: Path) -> Path:
-    """Packages the folder `example` into the zip `out`."""
+def build(example: Path, out: Path, also: tuple = ()) -> Path:
+    """Packages the folder `example`, and the files `also` beside its own, into the zip `out`."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         requirements = example / "requirements.txt"
@@ -74,6 +78,8 @@ def build(example: Path, out: Path) -> Path:
                 shutil.copytree(entry, tree / entry.name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copyfile(entry, tree / entry.name)
+        for file in also:
+            shutil.copyfile(file, tree / file.name)
         # The code is read-only at run time: without byte code in the package every cold start compiles anew.
         # "Unchecked" because the modification times inside an image say nothing.
         compiled = compileall.compile_dir(
@@ -101,10 +107,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("example", type=Path, help="folder of the example")
     parser.add_argument("out", type=Path, help="zip to write")
+    parser.add_argument("--with", dest="also", type=Path, nargs="+", default=[], metavar="FILE", help="further files")
     arguments = parser.parse_args()
     if not arguments.example.is_dir():
         parser.error(f"{arguments.example} is no folder")
-    build(arguments.example, arguments.out)
+    build(arguments.example, arguments.out, tuple(arguments.also))
     print(f"{arguments.out}: {arguments.out.stat().st_size} bytes")
 
 

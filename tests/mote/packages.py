@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 FUNCTIONS = ROOT / "tests" / "functions"
+BENCHMARKS = ROOT / "bench" / "functions"
 
 
 def zip_of(files: dict, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -48,11 +49,21 @@ def function(name: str) -> bytes:
 @lru_cache
 def example(name: str) -> bytes:
     """An example, packaged as a user would."""
+    return packaged(EXAMPLES / name)
+
+
+def benchmark(name: str) -> bytes:
+    """A function of the benchmarks, packaged as they do."""
+    return packaged(BENCHMARKS / name, (BENCHMARKS / "inputs.py", BENCHMARKS / "functions.toml"))
+
+
+def packaged(folder: Path, also: tuple = ()) -> bytes:
+    """A folder, packaged by the examples' own tool."""
     spec = importlib.util.spec_from_file_location("example_package", EXAMPLES / "package.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with tempfile.TemporaryDirectory() as folder:
-        return module.build(EXAMPLES / name, Path(folder) / "package.zip").read_bytes()
+    with tempfile.TemporaryDirectory() as work:
+        return module.build(folder, Path(work) / "package.zip", also).read_bytes()
 
 
 def damaged() -> bytes:
@@ -63,8 +74,8 @@ def damaged() -> bytes:
     return data.replace(b"'sound'", b"'round'")
 
 
-def with_link(target: str, name: str = "link") -> bytes:
-    """A package with a good handler and a symbolic link to `target`."""
+def with_link(target: str, name: str = "link", through: str | None = None) -> bytes:
+    """A package with a good handler and a symbolic link to `target`; then a file that would be written through it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("handler.py", "def handler(event, context):\n    return 'linked'\n")
@@ -72,19 +83,8 @@ def with_link(target: str, name: str = "link") -> bytes:
         link.create_system = 3
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, target)
-    return buffer.getvalue()
-
-
-def with_link_twice(first_target: str, name: str, inner: str) -> bytes:
-    """A link, and then a file that would be written through it."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("handler.py", "def handler(event, context):\n    return 'linked'\n")
-        link = zipfile.ZipInfo(name)
-        link.create_system = 3
-        link.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(link, first_target)
-        archive.writestr(f"{name}/{inner}", "through the link")
+        if through:
+            archive.writestr(f"{name}/{through}", "through the link")
     return buffer.getvalue()
 
 
