@@ -3,17 +3,29 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one benchmark found. All modes were measured in the same run, in turn.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The benchmark.
-    pub name: &'static str,
+    pub name: String,
     /// Repetitions of each mode.
     pub n: u32,
     /// What it ran on.
     pub machine: String,
+    /// Figures per mode.
+    pub modes: BTreeMap<String, Mode>,
+    /// `slow/fast`: how many times longer the first takes. The geometric mean where there are parts.
+    pub ratios: BTreeMap<String, f64>,
+    /// The same for each function or pattern, when there are several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Part>,
+}
+
+/// What a benchmark found for one of several functions or patterns.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Part {
     /// Figures per mode.
     pub modes: BTreeMap<String, Mode>,
     /// `slow/fast`: how many times longer the first takes.
@@ -21,7 +33,7 @@ pub struct Report {
 }
 
 /// Figures of one mode.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mode {
     /// Median, milliseconds.
     pub median_ms: f64,
@@ -68,38 +80,95 @@ impl Mode {
 
 impl Report {
     /// An empty report.
-    pub fn new(name: &'static str, n: u32) -> Self {
+    pub fn new(name: &str, n: u32) -> Self {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let machine = format!("{} x {cores}", model.map_or("unknown CPU", |(_, name)| name));
-        Self { name, n, machine, modes: BTreeMap::new(), ratios: BTreeMap::new() }
+        let name = name.to_owned();
+        Self { name, n, machine, modes: BTreeMap::new(), ratios: BTreeMap::new(), parts: BTreeMap::new() }
     }
 
-    /// Adds the ratio of two modes' medians under `slow/fast`.
+    /// Adds the ratio of two modes' medians under `slow/fast`: to each part that has both, and for all of them
+    /// together. Without parts: of the report's own modes.
     pub fn ratio(&mut self, slow: &str, fast: &str) {
-        if let (Some(above), Some(below)) = (self.modes.get(slow), self.modes.get(fast)) {
-            self.ratios.insert(format!("{slow}/{fast}"), above.median_ms / below.median_ms);
+        let key = format!("{slow}/{fast}");
+        let of =
+            |modes: &BTreeMap<String, Mode>| Some(modes.get(slow)?.median_ms / modes.get(fast)?.median_ms);
+        if self.parts.is_empty() {
+            self.ratios.extend(of(&self.modes).map(|ratio| (key, ratio)));
+            return;
         }
+        let mut all = Vec::new();
+        for part in self.parts.values_mut() {
+            let ratio = of(&part.modes);
+            part.ratios.extend(ratio.map(|ratio| (key.clone(), ratio)));
+            all.extend(ratio);
+        }
+        self.ratios.extend(geometric_mean(&all).map(|mean| (key, mean)));
     }
+
+    /// Fills in the report's own modes from those of its parts: geometric means over the parts that have the mode.
+    pub fn sum_up(&mut self) {
+        let mut modes: BTreeMap<&String, Vec<&Mode>> = BTreeMap::new();
+        for (name, mode) in self.parts.values().flat_map(|part| &part.modes) {
+            modes.entry(name).or_default().push(mode);
+        }
+        let mean = |modes: &[&Mode], of: fn(&Mode) -> f64| {
+            geometric_mean(&modes.iter().map(|mode| of(mode)).collect::<Vec<_>>()).unwrap_or_default()
+        };
+        self.modes = modes
+            .into_iter()
+            .map(|(name, modes)| {
+                let mode = Mode {
+                    median_ms: mean(&modes, |mode| mode.median_ms),
+                    p25_ms: mean(&modes, |mode| mode.p25_ms),
+                    p75_ms: mean(&modes, |mode| mode.p75_ms),
+                    counts: BTreeMap::new(),
+                };
+                (name.clone(), mode)
+            })
+            .collect();
+    }
+}
+
+/// Of positive numbers; none of none.
+pub fn geometric_mean(values: &[f64]) -> Option<f64> {
+    let sum: f64 = values.iter().map(|value| value.ln()).sum();
+    (!values.is_empty()).then(|| (sum / count(values.len())).exp())
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {} runs of each mode on {}", self.name, self.n, self.machine)?;
-        writeln!(f, "{:<14} {:>10} {:>10} {:>10}", "mode", "median ms", "p25 ms", "p75 ms")?;
-        for (name, mode) in &self.modes {
-            write!(f, "{name:<14} {:>10.3} {:>10.3} {:>10.3}", mode.median_ms, mode.p25_ms, mode.p75_ms)?;
-            for (count, value) in &mode.counts {
-                write!(f, "  {count} {value:.3}")?;
-            }
-            writeln!(f)?;
+        for (name, part) in &self.parts {
+            writeln!(f, "\n{name}")?;
+            table(f, &part.modes, &part.ratios)?;
         }
-        for (name, ratio) in &self.ratios {
-            writeln!(f, "{name} = {ratio:.2}")?;
+        if !self.parts.is_empty() {
+            writeln!(f, "\nall together, geometric means")?;
         }
-        Ok(())
+        table(f, &self.modes, &self.ratios)
     }
+}
+
+fn table(
+    f: &mut fmt::Formatter<'_>,
+    modes: &BTreeMap<String, Mode>,
+    ratios: &BTreeMap<String, f64>,
+) -> fmt::Result {
+    writeln!(f, "{:<14} {:>10} {:>10} {:>10}", "mode", "median ms", "p25 ms", "p75 ms")?;
+    for (name, mode) in modes {
+        write!(f, "{name:<14} {:>10.3} {:>10.3} {:>10.3}", mode.median_ms, mode.p25_ms, mode.p75_ms)?;
+        for (count, value) in &mode.counts {
+            write!(f, "  {count} {value:.3}")?;
+        }
+        writeln!(f)?;
+    }
+    for (name, ratio) in ratios {
+        writeln!(f, "{name} = {ratio:.2}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -126,5 +195,33 @@ mod tests {
         report.ratio("slow", "absent");
         assert_eq!(report.ratios.len(), 1);
         assert!((report.ratios["slow/fast"] - 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn over_parts_a_ratio_is_the_geometric_mean() {
+        let mut report = Report::new("test", 1);
+        for (name, slow) in [("one", 20.0), ("two", 80.0)] {
+            let part = report.parts.entry(name.to_owned()).or_default();
+            part.modes.insert("slow".to_owned(), Mode::of(&[slow]));
+            part.modes.insert("fast".to_owned(), Mode::of(&[10.0]));
+        }
+        report.ratio("slow", "fast");
+        report.sum_up();
+        assert!((report.parts["two"].ratios["slow/fast"] - 8.0).abs() < 1e-12);
+        assert!((report.ratios["slow/fast"] - 4.0).abs() < 1e-12);
+        assert!((report.modes["slow"].median_ms - 40.0).abs() < 1e-12);
+        assert_eq!(geometric_mean(&[]), None);
+    }
+
+    #[test]
+    fn json_can_be_read_back() {
+        let mut report = Report::new("test", 1);
+        let mut mode = Mode::of(&[3.0]);
+        mode.counts.insert("faults".to_owned(), 7.0);
+        report.parts.entry("one".to_owned()).or_default().modes.insert("lazy".to_owned(), mode);
+        let text = serde_json::to_string(&report).unwrap();
+        let again: Report = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
+        assert!((again.parts["one"].modes["lazy"].counts["faults"] - 7.0).abs() < 1e-12);
     }
 }
