@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::api::{Asked, Call, Reply, Upload};
-use crate::launch::{LaunchError, Runtime, Settings, launch};
+use crate::launch::{Runtime, Settings, identify, launch};
 use crate::machine::Machine;
 use crate::memory;
 use crate::process;
@@ -201,8 +201,7 @@ impl<M: Machine> Agent<M> {
             HostMessage::Quiesce => self.step(Event::Quiesce, Attached::default()).await,
             HostMessage::Resume { identity } => {
                 self.resumed = Instant::now();
-                if let Err(error) = self.machine.identify(&identity) {
-                    let error = LaunchError::Identify(error);
+                if let Err(error) = identify(&self.settings, &mut self.machine, &identity) {
                     return self.fail(FailureKind::Agent, error.report()).await;
                 }
                 self.step(Event::Resume, Attached::default()).await;

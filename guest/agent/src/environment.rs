@@ -1,6 +1,7 @@
 //! The environment a function starts in: what Lambda promises, the runtime's own, the user's.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use mote_protocol::{FunctionSpec, Identity};
 
@@ -19,16 +20,24 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// What a function never sets, besides everything [`build`] sets itself.
 const RESERVED: &[&str] = &["_X_AMZN_TRACE_ID", "_LAMBDA_TELEMETRY_LOG_FD", "AWS_LAMBDA_MAX_CONCURRENCY"];
 
+/// Where this sandbox has what a runtime looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// `HOST:PORT` of the Runtime API.
+    pub api: &'a str,
+    /// The folder of the function's code.
+    pub task_root: &'a Path,
+    /// The link that names the sandbox's generation, see [`crate::generation`].
+    pub generation: &'a Path,
+}
+
 /// The whole environment of the runtime process.
-///
-/// `api` is `HOST:PORT` of the Runtime API, `task_root` the folder of the function's code.
 #[must_use]
 pub fn build(
     function: &FunctionSpec,
     identity: &Identity,
     runtime: &RuntimeFile,
-    api: &str,
-    task_root: &str,
+    places: Places<'_>,
 ) -> BTreeMap<String, String> {
     let text = |s: &str| s.to_owned();
     let reserved = [
@@ -40,9 +49,11 @@ pub fn build(
         ("AWS_LAMBDA_INITIALIZATION_TYPE", text(if runtime.snapshot { "snap-start" } else { "on-demand" })),
         ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", function.name)),
         ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream(function, identity)),
-        ("AWS_LAMBDA_RUNTIME_API", text(api)),
+        ("AWS_LAMBDA_RUNTIME_API", text(places.api)),
         ("LAMBDA_RUNTIME_DIR", text("/var/runtime")),
-        ("LAMBDA_TASK_ROOT", text(task_root)),
+        ("LAMBDA_TASK_ROOT", places.task_root.to_string_lossy().into_owned()),
+        // For the runtime's start program, which keeps it from the function.
+        ("MOTE_GENERATION", places.generation.to_string_lossy().into_owned()),
     ];
     let mut environment: BTreeMap<String, String> =
         DEFAULTS.iter().map(|(key, value)| (text(key), text(value))).collect();
@@ -110,7 +121,12 @@ mod tests {
 
     fn made(environment: &[(&str, &str)], seconds: u64) -> BTreeMap<String, String> {
         let own = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        build(&function(own), &identity(seconds), &python(), "127.0.0.1:9001", "/var/task")
+        let places = Places {
+            api: "127.0.0.1:9001",
+            task_root: Path::new("/var/task"),
+            generation: Path::new("/run/mote/generation"),
+        };
+        build(&function(own), &identity(seconds), &python(), places)
     }
 
     #[test]
@@ -126,6 +142,7 @@ mod tests {
             ("AWS_LAMBDA_INITIALIZATION_TYPE", "snap-start"),
             ("AWS_EXECUTION_ENV", "AWS_Lambda_python3.11"),
             ("LAMBDA_TASK_ROOT", "/var/task"),
+            ("MOTE_GENERATION", "/run/mote/generation"),
             ("_HANDLER", "app.handler"),
             ("LANG", "C.UTF-8"),
             ("PYTHONPATH", "/r"),

@@ -9,7 +9,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::api::{self, Asked};
-use crate::environment;
+use crate::environment::{self, Places};
+use crate::generation::{self, GenerationError};
 use crate::machine::Machine;
 use crate::output::Output;
 use crate::process::{self, Credentials, Reap, SpawnError};
@@ -23,6 +24,8 @@ pub struct Settings {
     pub runtime_file: PathBuf,
     /// The function's code, `/var/task`.
     pub task_root: PathBuf,
+    /// Where the runtime finds the generation id; its folder exists once the machine is prepared.
+    pub generation: PathBuf,
     /// Where the Runtime API listens; port 0 for any.
     pub api: SocketAddr,
     /// Who the function runs as; as the agent itself if `None`.
@@ -37,6 +40,9 @@ pub enum LaunchError<E: std::error::Error + 'static> {
     /// The machine did not take the identity.
     #[error("The sandbox could not take its identity")]
     Identify(#[source] E),
+    /// The runtime could not be told of it.
+    #[error("The runtime cannot be told of the sandbox's identity")]
+    Generation(#[source] GenerationError),
     /// The machine has no place for the function.
     #[error("The sandbox's file systems could not be made")]
     Prepare(#[source] E),
@@ -77,6 +83,19 @@ pub struct Runtime {
     pub output: Output,
 }
 
+/// Takes a new identity, after a restore.
+///
+/// # Errors
+/// When the machine does not take it, or the runtime would not hear of it.
+pub fn identify<M: Machine>(
+    settings: &Settings,
+    machine: &mut M,
+    identity: &Identity,
+) -> Result<(), LaunchError<M::Error>> {
+    machine.identify(identity).map_err(LaunchError::Identify)?;
+    generation::publish(&settings.generation, &identity.instance_id).map_err(LaunchError::Generation)
+}
+
 /// Starts the runtime; its requests go to `asked`.
 ///
 /// # Errors
@@ -90,13 +109,15 @@ pub async fn launch<M: Machine>(
 ) -> Result<Runtime, LaunchError<M::Error>> {
     machine.identify(identity).map_err(LaunchError::Identify)?;
     machine.prepare(function).map_err(LaunchError::Prepare)?;
+    generation::publish(&settings.generation, &identity.instance_id).map_err(LaunchError::Generation)?;
     let description = RuntimeFile::load(&settings.runtime_file).map_err(LaunchError::Runtime)?;
     let at = settings.api;
     let listener = TcpListener::bind(at).await.map_err(|e| LaunchError::Listen(at, e))?;
     let address = listener.local_addr().map_err(|e| LaunchError::Listen(at, e))?.to_string();
     tokio::spawn(api::serve(listener, asked));
     let root = &settings.task_root;
-    let environment = environment::build(function, identity, &description, &address, &root.to_string_lossy());
+    let places = Places { api: &address, task_root: root, generation: &settings.generation };
+    let environment = environment::build(function, identity, &description, places);
     let who = settings.credentials;
     let (output, ends) = Output::new(who).map_err(LaunchError::Pipe)?;
     let pid = process::spawn(&description.exec, &function.handler, &environment, root, who, ends)

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod api;
 pub mod environment;
+pub mod generation;
 pub mod guest;
 pub mod launch;
 pub mod machine;

@@ -41,6 +41,7 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         let settings = Settings {
             runtime_file: "/mote/runtime.toml".into(),
             task_root: "/var/task".into(),
+            generation: "/run/mote/generation".into(),
             api: API,
             credentials: Some(FUNCTION),
             reap: Reap::All,

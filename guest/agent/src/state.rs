@@ -152,8 +152,9 @@ impl State {
             Event::RestoreNext => self.restore_next(),
             Event::Next => self.next(),
             Event::Answer { request_id, kind } => self.answer(request_id, kind),
-            Event::InitError => self.reported(Phase::Starting),
-            Event::RestoreError => self.reported(Phase::Restoring),
+            Event::InitError => self.reported(&[Phase::Starting]),
+            // Of a snapshot taken while the runtime waited for a call, the hooks run when the next one arrives.
+            Event::RestoreError => self.reported(&[Phase::Restoring, Phase::Serving]),
             Event::Left => self.left(),
             Event::Exited if self.phase == Phase::Failed => Vec::new(),
             Event::Exited => self.fail(Action::Fail(FailureKind::Exit)),
@@ -210,8 +211,8 @@ impl State {
         if self.wanted { vec![Action::Result(kind), Action::Accept] } else { vec![Action::Accept] }
     }
 
-    fn reported(&mut self, allowed: Phase) -> Vec<Action> {
-        if self.phase != allowed {
+    fn reported(&mut self, allowed: &[Phase]) -> Vec<Action> {
+        if !allowed.contains(&self.phase) {
             return self.refuse();
         }
         let mut actions = self.fail(Action::Fail(FailureKind::Init));

@@ -200,3 +200,41 @@ fn init_and_restore_errors_are_accepted_only_in_their_phase() {
     assert_eq!(state.step(Event::InitError), [Action::Refuse(Refusal::State(Phase::Restoring))]);
     assert_eq!(state.step(Event::RestoreError), [Action::Fail(FailureKind::Init), Action::Accept]);
 }
+
+/// A runtime that waits for its second call, on a session of its own.
+fn waiting() -> State {
+    let mut state = State::default();
+    for event in [Event::RestoreNext, Event::Resume, Event::Next, Event::Invoke { request_id: "a" }] {
+        state.step(event);
+    }
+    state.step(Event::Answer { request_id: "a", kind: Response });
+    assert_eq!(state.step(Event::Next), [Action::Hold]);
+    state
+}
+
+#[test]
+fn a_warm_runtime_is_settled_and_restored_again_and_again() {
+    let mut state = waiting();
+    for id in ["b", "c", "d"] {
+        assert_eq!(state.step(Event::Quiesce), [Action::Settle]);
+        assert_eq!(state.phase(), Phase::Waiting);
+        // Of the host that settled it nothing is left; one that went away without a word, neither.
+        assert_eq!(state.step(Event::Unplugged), []);
+        assert_eq!(state.step(Event::Resume), [Action::Resumed]);
+        assert_eq!(state.step(Event::Invoke { request_id: id }), [Action::HandOver]);
+        let answer = Event::Answer { request_id: id, kind: Response };
+        assert_eq!(state.step(answer), [Action::Result(Response), Action::Accept]);
+        assert_eq!(state.step(Event::Next), [Action::Hold]);
+    }
+}
+
+#[test]
+fn a_warm_runtime_whose_hooks_fail_says_so_with_the_call_in_hand() {
+    let mut state = waiting();
+    assert_eq!(state.step(Event::RestoreError), [Action::Refuse(Refusal::State(Phase::Waiting))]);
+    state.step(Event::Quiesce);
+    state.step(Event::Resume);
+    state.step(Event::Invoke { request_id: "b" });
+    assert_eq!(state.step(Event::RestoreError), [Action::Fail(FailureKind::Init), Action::Accept]);
+    assert_eq!(state.step(Event::Exited), []);
+}

@@ -31,7 +31,7 @@ async fn a_function_is_settled_restored_and_called() {
     assert_eq!(seen["stage"], "test");
     let remaining = seen["remaining_ms"].as_i64().unwrap();
     assert!((1..=30_000).contains(&remaining), "{remaining}");
-    assert!(seen["log_stream"].as_str().unwrap().ends_with("/[$LATEST]cold"), "{seen}");
+    assert!(seen["log_stream"].as_str().unwrap().ends_with("/[$LATEST]restored1"), "{seen}");
 
     // Warm, on the same session; then settled once more, as for a snapshot of a warm function.
     for n in 2..5 {
@@ -40,6 +40,46 @@ async fn a_function_is_settled_restored_and_called() {
     }
     sandbox.snapshot_and_resume().await;
     assert_eq!(sandbox.call("call-5", json!([1, null])).await.json(), json!([1, null]));
+}
+
+#[tokio::test]
+async fn a_snapshot_between_calls_gives_every_restore_its_own_identity() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    let seed = json!({"do": "seed", "with": 7});
+    let number = sandbox.call("call-1", seed.clone()).await.json();
+    assert_eq!(sandbox.call("call-2", json!({"do": "dice"})).await.json(), number);
+    let mut numbers = vec![number];
+    for restore in 2..5 {
+        sandbox.call("seed", seed.clone()).await;
+        sandbox.snapshot_and_resume().await;
+        let outcome = sandbox.call("dice", json!({"do": "dice"})).await;
+        // The function's own hooks run too, and what they print belongs to the call.
+        assert_eq!(outcome.stdout, "restored\n");
+        assert!(!numbers.contains(&outcome.json()), "{numbers:?}");
+        numbers.push(outcome.json());
+
+        // Once for each restore.
+        let outcome = sandbox.call("describe", json!({"do": "describe"})).await;
+        assert_eq!(outcome.stdout, "");
+        let seen = outcome.json();
+        assert_eq!(seen["hooks"].as_array().unwrap().len(), 1 + restore);
+        let stream = format!("/[$LATEST]restored{restore}");
+        assert!(seen["log_stream"].as_str().unwrap().ends_with(&stream), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_when_the_event_is_there_fails_that_call() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    sandbox.call("call-1", json!({"do": "break_hooks"})).await;
+    sandbox.snapshot_and_resume().await;
+    sandbox.invoke("call-2", &json!({"do": "describe"})).await;
+    let (kind, body, output) = sandbox.failure().await;
+    assert_eq!(kind, FailureKind::Init);
+    assert_eq!((&body["errorType"], &body["errorMessage"]), (&json!("OSError"), &json!("no route")));
+    let trace = body["stackTrace"].as_array().unwrap();
+    assert!(trace.last().unwrap().as_str().unwrap().contains("raise OSError(\"no route\")"), "{body}");
+    assert!(output.contains("[ERROR] OSError: no route"), "{output}");
 }
 
 #[tokio::test]

@@ -51,6 +51,14 @@ const TABLE: &[Entry] = &[
     },
     Entry { source: "shm", target: "dev/shm", kind: "", flags: SAFE, options: "" },
     Entry { source: "tmp", target: "tmp", kind: "", flags: MountFlags::NOSUID, options: "" },
+    // The agent's own words to the runtime, out of the bound of what the function writes.
+    Entry {
+        source: "tmpfs",
+        target: "run/mote",
+        kind: "tmpfs",
+        flags: SAFE,
+        options: "size=64k,nr_inodes=16,mode=0755",
+    },
     Entry { source: "/dev/vdb", target: "var/task", kind: "squashfs", flags: CODE, options: "" },
 ];
 

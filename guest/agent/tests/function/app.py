@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -39,6 +40,27 @@ def describe(event, context):
         "stage": os.environ.get("STAGE"),
         "log_stream": context.log_stream_name,
     }
+
+
+def seed(event, _context):
+    """Makes the next number known, and tells it."""
+    random.seed(event["with"])
+    number = random.random()
+    random.seed(event["with"])
+    return number
+
+
+def dice(_event, _context):
+    """The next number."""
+    return random.random()
+
+
+def break_hooks(_event, _context):
+    """From here on, no restore succeeds."""
+
+    @snapshot_restore_py.register_after_restore
+    def after_restore():
+        raise OSError("no route")
 
 
 def echo_size(event, _context):

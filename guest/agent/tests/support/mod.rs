@@ -102,6 +102,8 @@ pub struct Sandbox {
     agent: Option<JoinHandle<()>>,
     stream: UnixStream,
     decoder: Decoder,
+    /// Times it was restored.
+    restores: u32,
     _folder: TempDir,
 }
 
@@ -121,13 +123,14 @@ impl Outcome {
 }
 
 impl Sandbox {
-    /// An agent whose runtime is `awslambdaric`.
+    /// An agent whose runtime is `awslambdaric`, started as the runtime image starts it.
     pub async fn new() -> Self {
-        let awslambdaric = format!(
-            "exec = [{:?}, \"-m\", \"awslambdaric\"]\nsnapshot = true\nenv = {{ LANG = \"C.UTF-8\" }}\n",
-            python()
-        );
-        Self::with_runtime(&awslambdaric, Reap::Runtime).await
+        let start =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../image/runtimes/python3.11/files/mote/start.py");
+        let python = python();
+        let description =
+            format!("exec = [{python:?}, {start:?}]\nsnapshot = true\nenv = {{ LANG = \"C.UTF-8\" }}\n");
+        Self::with_runtime(&description, Reap::Runtime).await
     }
 
     /// An agent with this runtime description.
@@ -138,6 +141,7 @@ impl Sandbox {
         let settings = Settings {
             runtime_file,
             task_root: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/function"),
+            generation: folder.path().join("generation"),
             api: "127.0.0.1:0".parse().unwrap(),
             credentials: None,
             reap,
@@ -157,7 +161,8 @@ impl Sandbox {
         });
         let (stream, _) = UnixStream::pair().unwrap();
         let agent = Some(agent);
-        let mut sandbox = Self { sessions, agent, stream, decoder: Decoder::new(), _folder: folder };
+        let decoder = Decoder::new();
+        let mut sandbox = Self { sessions, agent, stream, decoder, restores: 0, _folder: folder };
         sandbox.connect().await;
         sandbox
     }
@@ -217,14 +222,20 @@ impl Sandbox {
         }
     }
 
-    /// Settles, as for a snapshot, and comes back on a new session.
+    /// Settles, as for a snapshot, and comes back on a new session as `restored-N`.
     pub async fn snapshot_and_resume(&mut self) {
         self.send(&HostMessage::Quiesce, &[]).await;
         while let Some(frame) = self.frame().await {
             assert!(matches!(frame.message, AgentMessage::Log { .. }), "{frame:?}");
         }
+        self.restores += 1;
+        self.resume(identity(&format!("restored-{}", self.restores))).await;
+    }
+
+    /// A new session that begins with this identity.
+    pub async fn resume(&mut self, identity: Identity) {
         self.connect().await;
-        self.send(&HostMessage::Resume { identity: identity("restored") }, &[]).await;
+        self.send(&HostMessage::Resume { identity }, &[]).await;
     }
 
     /// Ready, settled and resumed.

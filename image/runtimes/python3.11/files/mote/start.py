@@ -10,8 +10,14 @@ import time
 
 from snapshot_restore_py import register_after_restore
 
+# A link that the agent points at the id of this sandbox, before its first event after a restore arrives.
+GENERATION = os.environ.pop("MOTE_GENERATION")
+generation = os.readlink(GENERATION)
+
 
 def take_new_identity():
+    global generation
+    generation = os.readlink(GENERATION)
     random.seed()
     # Only what is loaded: a library loaded later seeds itself from the kernel.
     if ssl := sys.modules.get("_ssl"):
@@ -20,7 +26,7 @@ def take_new_identity():
         numpy_random.seed()
     day = time.strftime("%Y/%m/%d", time.gmtime())
     version = os.environ.get("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
-    instance = os.uname().nodename.removeprefix("mote-")
+    instance = generation.replace("-", "")
     os.environ["AWS_LAMBDA_LOG_STREAM_NAME"] = f"{day}/[{version}]{instance}"
 
 
@@ -30,6 +36,33 @@ register_after_restore(take_new_identity)
 # As `python -m awslambdaric` has it: the function's folder comes first, not this file's.
 sys.path[0] = os.environ.get("LAMBDA_TASK_ROOT", os.getcwd())
 
+from awslambdaric import bootstrap  # noqa: E402
 from awslambdaric.__main__ import main  # noqa: E402
+from awslambdaric.lambda_runtime_client import LambdaRuntimeClient  # noqa: E402
+from awslambdaric.lambda_runtime_hooks_runner import run_after_restore  # noqa: E402
+
+wait_next_invocation = LambdaRuntimeClient.wait_next_invocation
+
+
+def wait_as_who_we_are(client):
+    """A snapshot taken between two calls wakes up in here, in as many sandboxes as are restored from it, and
+    nothing else runs before the handler does."""
+    request = wait_next_invocation(client)
+    # Of a call without a restore this is all the cost: one system call.
+    if os.readlink(GENERATION) != generation:
+        try:
+            run_after_restore()
+        except BaseException:
+            # As awslambdaric tells of hooks that fail after `restore/next`.
+            kind, error, trace = sys.exc_info()
+            report = bootstrap.build_fault_result((kind, error, trace.tb_next), None)
+            with bootstrap.create_log_sink() as log_sink:
+                bootstrap.log_error(report, log_sink)
+            client.report_restore_error(report)
+            sys.exit(65)
+    return request
+
+
+LambdaRuntimeClient.wait_next_invocation = wait_as_who_we_are
 
 main(sys.argv)
