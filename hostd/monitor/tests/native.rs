@@ -2,14 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test may fail the test")]
 
-mod micro;
+mod support;
 
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use micro::{COUNTER, Monitor, Program, have_kvm, kernel, kernel_with, running};
+use mote_micro::touch::{Touch, Visit};
+use mote_micro::{COUNTER, Program, have_kvm, kernel, kernel_with};
 use mote_monitor::control::{Event, Request, RunState};
 use mote_monitor::snapshot::{memory_checksum, verify_memory, verify_state};
+use support::{Monitor, running};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -110,6 +112,52 @@ fn registers_vectors_and_memory_survive_into_another_process() {
         assert!(client.request(&Request::Quit).unwrap().ok);
         assert_eq!(restored.end(), (Some(0), String::new()));
         assert!(!restored.console().contains('X'), "registers or memory of {name} changed");
+    }
+}
+
+/// Pages a guest filled, wrote and zeroed are the same after a restore, where it goes on with what is typed.
+#[test]
+fn what_is_typed_reaches_a_restored_guest_whose_pages_are_as_they_were() {
+    if !have_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, snapshot) = (dir.path().join("kernel"), dir.path().join("snapshot"));
+    let mut touch = Touch::new(1024);
+    touch.fill(0..700);
+    let first = touch.list((0..900).step_by(7).map(Visit::write).chain((0..50).map(Visit::zero))).unwrap();
+    let second = touch.list((0..1024).map(Visit::read).chain((5..10).map(Visit::fresh))).unwrap();
+    let built = touch.image().unwrap();
+    std::fs::write(&image, &built.elf).unwrap();
+    let mut model = touch.model();
+    let expected = [model.visit(first), model.visit(second), model.visit(second)];
+    assert_ne!(expected[1], expected[2]);
+
+    let memory = built.memory_mib.to_string();
+    let (mut monitor, serial) =
+        Monitor::typed(dir.path(), "first", &["boot", "--kernel", text(&image), "--mem", &memory]);
+    let mut serial = BufReader::new(serial);
+    let mut next = |serial: &mut BufReader<_>| {
+        let mut line = String::new();
+        serial.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    assert_eq!(next(&mut serial), "ready");
+    serial.get_mut().write_all(&[first.digit()]).unwrap();
+    assert_eq!(next(&mut serial), expected[0].to_string());
+    let mut client = monitor.client();
+    client.request(&Request::Pause).unwrap();
+    assert!(client.request(&Request::Snapshot { dir: snapshot.clone(), sync: false }).unwrap().ok);
+    drop(monitor);
+
+    for name in ["second", "third"] {
+        let (_monitor, serial) =
+            Monitor::typed(dir.path(), name, &["restore", "--snapshot", text(&snapshot)]);
+        let mut serial = BufReader::new(serial);
+        for checksum in &expected[1..] {
+            serial.get_mut().write_all(&[second.digit()]).unwrap();
+            assert_eq!(next(&mut serial), checksum.to_string());
+        }
     }
 }
 

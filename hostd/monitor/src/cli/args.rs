@@ -94,6 +94,15 @@ pub(super) struct Restore {
     /// How memory is brought back.
     #[arg(long, value_enum, default_value_t = RestoreMode::Lazy)]
     pub(super) mode: RestoreMode,
+    /// Record which pages the guest touches: the next snapshot also gets a file `touched`.
+    #[arg(long)]
+    pub(super) record: bool,
+    /// Do not fill page tables in bulk (mode faasnap).
+    #[arg(long)]
+    pub(super) no_populate: bool,
+    /// Do not ask for large pages where memory is anonymous (modes regions and faasnap).
+    #[arg(long)]
+    pub(super) no_large_pages: bool,
     /// `INDEX=FILE`: use another file for a drive than the recorded one.
     #[arg(long = "drive")]
     pub(super) drives: Vec<Replacement>,

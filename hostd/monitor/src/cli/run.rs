@@ -11,6 +11,7 @@ use super::args::{Boot, Common, Endpoint, Restore};
 use crate::control::{Event, Server, ServerError};
 use crate::event_loop::{self, LoopError};
 use crate::machine::{BootConfig, Machine, RestoreConfig, SerialTarget, StartError, VsockEnds};
+use crate::memory::restore::RestoreOptions;
 use crate::meter::Meter;
 use crate::signals::Signals;
 use crate::vm::ExitSignal;
@@ -124,9 +125,15 @@ pub(super) fn boot(arguments: Boot, meter: Meter) -> ExitCode {
 /// `mote-monitor restore`.
 pub(super) fn restore(arguments: Restore, meter: Meter) -> ExitCode {
     let drives = arguments.drives.into_iter().map(|drive| (drive.0, drive.1)).collect();
-    let (dir, mode) = (arguments.snapshot, arguments.mode);
+    let dir = arguments.snapshot;
+    let options = RestoreOptions {
+        mode: arguments.mode,
+        record: arguments.record,
+        populate: !arguments.no_populate,
+        large_pages: !arguments.no_large_pages,
+    };
     start(arguments.common, meter, |vsock, serial, exit, meter| {
-        Machine::restore(RestoreConfig { dir, mode, drives, vsock, serial }, exit, meter)
+        Machine::restore(RestoreConfig { dir, options, drives, vsock, serial }, exit, meter)
     })
 }
 

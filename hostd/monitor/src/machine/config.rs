@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use crate::memory::restore::RestoreMode;
+use crate::memory::restore::RestoreOptions;
 
 /// A drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) struct BootConfig {
 #[derive(Debug)]
 pub(crate) struct RestoreConfig {
     pub(crate) dir: PathBuf,
-    pub(crate) mode: RestoreMode,
+    pub(crate) options: RestoreOptions,
     /// Index of a drive, and the file to use instead of the recorded one.
     pub(crate) drives: Vec<(usize, PathBuf)>,
     pub(crate) vsock: Option<VsockEnds>,

@@ -34,6 +34,9 @@ pub enum StartError {
     /// Guest memory; the text is the whole reason.
     #[error("{0}")]
     Memory(String),
+    /// The snapshot's files of memory are damaged, missing or do not belong together; the text is the whole reason.
+    #[error("{0}")]
+    SnapshotMemory(String),
     /// A drive.
     #[error("Cannot attach drive {index}")]
     Drive {
@@ -109,6 +112,7 @@ impl StartError {
         matches!(
             self,
             Self::Snapshot(_)
+                | Self::SnapshotMemory(_)
                 | Self::RestoreVcpu(_)
                 | Self::RestoreVm(_)
                 | Self::RestoreDevice { .. }

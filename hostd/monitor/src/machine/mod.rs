@@ -16,7 +16,8 @@ pub use error::StartError;
 use crate::boot;
 use crate::control::RunState;
 use crate::devices::{Bus, Console};
-use crate::memory::{self, GuestRam};
+use crate::memory::restore::RestoredRam;
+use crate::memory::{self, Extent, GuestRam, Handler, Populator, Uffd};
 use crate::meter::Meter;
 use crate::snapshot::{self, DriveInfo, HostFacts, Mismatch, STATE_FILE, SnapshotError};
 use crate::vm::{self, Crew, CrewError, ExitSignal, VcpuBus, Vm};
@@ -25,12 +26,25 @@ use crate::vm::{self, Crew, CrewError, ExitSignal, VcpuBus, Vm};
 #[derive(Debug)]
 pub(crate) struct Machine {
     crew: Crew,
+    pagers: Pagers,
     vm: Vm,
     kvm: Kvm,
     bus: Arc<Bus>,
     ram: GuestRam,
     state: RunState,
     facts: Facts,
+}
+
+/// Who works on the memory of a restored microVM. None of them outlives it, and the vCPUs, which wait for them, end
+/// first.
+#[derive(Debug, Default)]
+struct Pagers {
+    /// What to map in bulk once the guest runs.
+    extents: Vec<Extent>,
+    populator: Option<Populator>,
+    _handler: Option<Handler>,
+    /// Has the page tables tell exactly what the guest touches.
+    exact: Option<Uffd>,
 }
 
 /// What a snapshot records of a microVM beside its state.
@@ -118,7 +132,8 @@ impl Machine {
             cid: config.cid,
         };
         meter.phase("gather facts");
-        Ok(Self { crew, vm, kvm, bus, ram, state: RunState::Paused, facts })
+        let pagers = Pagers::default();
+        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts })
     }
 
     /// Makes a microVM that is about to go on where it was saved.
@@ -144,8 +159,9 @@ impl Machine {
             return Err(SnapshotError::Incompatible { dir: config.dir, source }.into());
         }
         meter.phase("open KVM, CPUID");
-        let ram = memory::restore::restore(dir, info.memory_bytes, config.mode)
-            .map_err(|error| StartError::Memory(crate::error_chain(&error)))?;
+        let restored =
+            memory::restore::restore(dir, info.memory_bytes, &info.memory_checksum, config.options)?;
+        let (ram, pagers) = Pagers::take(restored)?;
         meter.phase("map memory");
         let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
         meter.phase("create VM");
@@ -197,7 +213,7 @@ impl Machine {
             drives: recorded,
             cid: info.cid,
         };
-        Ok(Self { crew, vm, kvm, bus, ram, state: RunState::Paused, facts })
+        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts })
     }
 
     /// The devices.
@@ -225,6 +241,7 @@ impl Machine {
         if self.state == RunState::Paused {
             self.crew.run()?;
             self.state = RunState::Running;
+            self.pagers.go();
         }
         Ok(())
     }
@@ -239,6 +256,32 @@ impl Machine {
         }
         self.bus.console().sync();
         Ok(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Pagers {
+    fn take(restored: RestoredRam) -> Result<(GuestRam, Self), StartError> {
+        let RestoredRam { ram, paged, populate, exact } = restored;
+        let failed = |error: std::io::Error| {
+            // Not in order, and at once: without its pages the guest must not run on, and once the descriptor is
+            // closed the kernel would give it zeros.
+            eprintln!("mote-monitor: Cannot serve a page fault of the guest: {error}");
+            std::process::exit(1);
+        };
+        let handler = match paged {
+            None => None,
+            Some(paged) => Some(paged.serve(failed).map_err(|error| StartError::Memory(error.to_string()))?),
+        };
+        Ok((ram, Self { extents: populate, populator: None, _handler: handler, exact }))
+    }
+
+    /// The guest runs: begin what goes on beside it.
+    fn go(&mut self) {
+        let extents = std::mem::take(&mut self.extents);
+        if !extents.is_empty() {
+            // Without it the guest is slower, no more.
+            self.populator = Populator::start(extents).ok();
+        }
     }
 }
 

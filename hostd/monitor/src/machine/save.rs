@@ -37,6 +37,9 @@ pub(crate) enum SaveError {
     /// Memory.
     #[error("Cannot save the memory")]
     Memory(#[from] DumpError),
+    /// The record of touched pages.
+    #[error("Cannot record what the guest touched")]
+    Touched(#[source] io::Error),
     /// Encoding.
     #[error("Cannot encode the state")]
     Encode(#[from] serde_json::Error),
@@ -74,6 +77,12 @@ impl Machine {
             Err(source) => return Err(SaveError::Folder { path: dir.to_owned(), source }),
         }
         let (memory_path, state_path) = (dir.join(MEMORY_FILE), dir.join(STATE_FILE));
+        if self.pagers.exact.is_some() {
+            // Before the memory is read, which touches all of it.
+            memory::touched_pages(&self.ram)
+                .and_then(|pages| mote_snapshot::build::write_touched(dir, &pages))
+                .map_err(SaveError::Touched)?;
+        }
         let dump = memory::dump(&self.ram, &memory_path).inspect_err(|error| {
             // Not when it was there before: somebody may use it.
             if !matches!(error, DumpError::Create { .. }) {

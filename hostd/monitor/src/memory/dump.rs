@@ -5,17 +5,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use mote_snapshot::checksum::{data_ranges, is_zero};
+use mote_snapshot::pages::PageSet;
+
+use super::pagemap;
 use super::ram::{GuestRam, RamRange};
-use crate::snapshot::{ContentHash, PAGE_SIZE, data_ranges, is_zero};
+use crate::snapshot::{ContentHash, PAGE_SIZE};
 
 /// Most pages written by one system call.
 const RUN_PAGES: usize = 256;
-
-/// Entries of `/proc/self/pagemap` read at a time.
-const PAGEMAP_BATCH: usize = 8192;
-
-/// Bits of a pagemap entry: the page is in memory, or swapped out.
-const PAGEMAP_USED: u64 = 1 << 63 | 1 << 62;
 
 /// The memory file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -85,17 +83,12 @@ pub(crate) fn dump(ram: &GuestRam, path: &Path) -> Result<Dump, DumpError> {
 /// cost a page fault per page, so the page tables are asked first.
 fn used_pages(ram: &GuestRam, range: &RamRange) -> Result<Vec<bool>, DumpError> {
     // Without /proc (or in a sandbox that hides it) every page counts as used: slower, equally right.
-    let mut used = pagemap(range).unwrap_or_else(|_| vec![true; range.length / PAGE_SIZE]);
+    let mut used = pagemap::touched(range).unwrap_or_else(|_| vec![true; range.length / PAGE_SIZE]);
     let page = PAGE_SIZE as u64;
     let (start, end) = (range.file_offset, range.file_offset + range.length as u64);
     for overlay in ram.overlays().iter().filter(|overlay| overlay.at >= start && overlay.at < end) {
-        let data =
-            data_ranges(&overlay.file, overlay.file_offset + overlay.length).map_err(DumpError::Holes)?;
-        for (from, to) in data {
-            let from = from.max(overlay.file_offset);
-            if from >= to {
-                continue;
-            }
+        let (first, last) = (overlay.file_offset, overlay.file_offset + overlay.length);
+        for (from, to) in data_ranges(&overlay.file, first, last).map_err(DumpError::Holes)? {
             let base = overlay.at - start;
             let first = (base + (from - overlay.file_offset)) / page;
             let last = (base + (to - overlay.file_offset)).div_ceil(page);
@@ -106,20 +99,13 @@ fn used_pages(ram: &GuestRam, range: &RamRange) -> Result<Vec<bool>, DumpError> 
     Ok(used)
 }
 
-fn pagemap(range: &RamRange) -> io::Result<Vec<bool>> {
-    let file = File::open("/proc/self/pagemap")?;
-    let pages = range.length / PAGE_SIZE;
-    let first = range.host.addr() / PAGE_SIZE;
-    let mut used = Vec::with_capacity(pages);
-    let mut buffer = vec![0u8; PAGEMAP_BATCH * 8];
-    while used.len() < pages {
-        let count = (pages - used.len()).min(PAGEMAP_BATCH);
-        let bytes = buffer.get_mut(..count * 8).unwrap_or_default();
-        file.read_exact_at(bytes, (first + used.len()) as u64 * 8)?;
-        let (entries, _) = bytes.as_chunks::<8>();
-        used.extend(entries.iter().map(|entry| u64::from_le_bytes(*entry) & PAGEMAP_USED != 0));
+/// Pages of guest memory this process or its guest has touched.
+pub(crate) fn touched_pages(ram: &GuestRam) -> io::Result<PageSet> {
+    let mut flags = Vec::new();
+    for range in ram.ranges() {
+        flags.extend(pagemap::touched(range)?);
     }
-    Ok(used)
+    Ok(PageSet::from_flags(flags))
 }
 
 struct Writer<'a> {
@@ -174,12 +160,16 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::restore::{RestoreMode, restore};
+    use crate::memory::restore::{RestoreMode, RestoreOptions, restore};
     use crate::snapshot::{MEMORY_FILE, memory_checksum};
     use std::os::unix::fs::MetadataExt;
     use vm_memory::{Bytes, GuestAddress};
 
     const SIZE: u64 = 64 << 20;
+
+    fn options(mode: RestoreMode) -> RestoreOptions {
+        RestoreOptions { mode, record: false, populate: false, large_pages: false }
+    }
 
     #[test]
     fn memory_is_sparse_checked_and_comes_back_twice() {
@@ -199,7 +189,7 @@ mod tests {
         assert_eq!(memory_checksum(&path).unwrap(), first.checksum);
 
         // A guest restored from it and saved again without having touched anything is the same.
-        let again = restore(dir.path(), SIZE, RestoreMode::Lazy).unwrap();
+        let again = restore(dir.path(), SIZE, &first.checksum, options(RestoreMode::Lazy)).unwrap().ram;
         let second_path = dir.path().join("again");
         let second = dump(&again, &second_path).unwrap();
         assert_eq!(second.checksum, first.checksum);

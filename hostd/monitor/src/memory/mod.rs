@@ -5,13 +5,20 @@
 //! is what the restore modes differ in ([`restore`]).
 
 mod dump;
+mod pagemap;
+mod populate;
 mod ram;
+mod reap;
 pub mod restore;
+mod uffd;
 
 use vm_memory::GuestAddress;
 
-pub(crate) use dump::{DumpError, create, dump};
+pub(crate) use dump::{DumpError, create, dump, touched_pages};
+pub(crate) use populate::{Extent, Populator};
 pub(crate) use ram::{GuestRam, RamError};
+pub(crate) use reap::Handler;
+pub(crate) use uffd::Uffd;
 
 /// Where guest memory stops below 4 GiB; devices live between here and there.
 pub(crate) const GAP_START: u64 = 0xc000_0000;

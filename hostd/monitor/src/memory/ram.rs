@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use mote_snapshot::layout::bytes;
+use mote_snapshot::pages::Run;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 
 use crate::snapshot::PAGE_SIZE;
@@ -180,6 +182,38 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Lays pages of `file` from `file_offset` over the pages of `run`, which are counted as in a memory file.
+    pub(crate) fn lay(&mut self, run: Run, file: &Arc<File>, file_offset: u64) -> Result<(), RamError> {
+        let mut done = 0;
+        for (host, length) in split(&self.ranges, run) {
+            let range = self
+                .ranges
+                .iter()
+                .find(|range| (range.host.addr()..range.host.addr() + range.length).contains(&host.addr()));
+            let Some(range) = range else { break };
+            let guest = range.guest + (host.addr() - range.host.addr()) as u64;
+            self.overlay(guest, length, file, file_offset + done)?;
+            done += length as u64;
+        }
+        if done == bytes(run.pages) {
+            return Ok(());
+        }
+        let length = usize::try_from(bytes(run.pages)).unwrap_or(usize::MAX);
+        Err(RamError::Range { address: bytes(run.page), length })
+    }
+
+    /// Notes that all of memory comes from `file`, though it is not mapped.
+    pub(crate) fn note_paged(&mut self, file: &Arc<File>) {
+        for range in &self.ranges {
+            self.overlays.push(Overlay {
+                at: range.file_offset,
+                length: range.length as u64,
+                file: Arc::clone(file),
+                file_offset: range.file_offset,
+            });
+        }
+    }
+
     /// Puts `length` bytes of `file` at `address`: whole pages are laid over, so that only what the guest touches
     /// is ever read; ragged ends, and files whose offset does not match, are copied.
     pub(crate) fn load(
@@ -210,6 +244,23 @@ impl GuestRam {
         let target = unsafe { std::slice::from_raw_parts_mut(range.host.add(start), length) };
         file.read_exact_at(target, offset).map_err(|source| RamError::Read { offset, length, source })
     }
+}
+
+/// Address in this process and length in bytes of the pieces `run` has in `ranges`.
+pub(crate) fn split(ranges: &[RamRange], run: Run) -> Vec<(*mut u8, usize)> {
+    let (start, end) = (bytes(run.page), bytes(run.end()));
+    let mut pieces = Vec::new();
+    for range in ranges {
+        let from = start.max(range.file_offset);
+        let to = end.min(range.file_offset + range.length as u64);
+        if from < to
+            && let (Ok(offset), Ok(length)) =
+                (usize::try_from(from - range.file_offset), usize::try_from(to - from))
+        {
+            pieces.push((range.host.wrapping_add(offset), length));
+        }
+    }
+    pieces
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! A snapshot is only good for the kind of machine, host kernel and monitor it was made with. What does not match
 //! is refused with an error that says what; it is never restored in part.
 
-mod checksum;
 mod codec;
 mod format;
 mod host;
@@ -14,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use checksum::{ContentHash, PAGE_SIZE, memory_checksum};
-pub(crate) use checksum::{data_ranges, is_zero};
+pub use mote_snapshot::checksum::{ContentHash, memory_checksum};
+pub use mote_snapshot::{LOADING_FILE, MEMORY_FILE};
+
 pub(crate) use codec::{DeviceRecords, VmSnapshot, decode, encode};
 pub use format::{FORMAT_VERSION, FormatError, STATE_LIMIT};
 pub(crate) use format::{Reader, put};
@@ -24,8 +24,8 @@ pub use host::{CpuModel, HostFacts};
 /// Name of the state file in a snapshot's folder.
 pub const STATE_FILE: &str = "state";
 
-/// Name of the memory file in a snapshot's folder.
-pub const MEMORY_FILE: &str = "memory";
+/// Size of a guest page in bytes.
+pub const PAGE_SIZE: usize = 4096;
 
 /// What a snapshot is of, and where it may be restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,5 @@
-# A kernel of a few hundred bytes: enters by PVH, goes to long mode, and runs one of three programs at CPL 3 with
-# I/O privilege level 3, where even a paravirtual KVM runs code natively. Tables come with the file (see guest.rs).
+# A kernel of a few hundred bytes: enters by PVH, goes to long mode, and runs one of its programs at CPL 3 with I/O
+# privilege level 3, where even a paravirtual KVM runs code natively. Tables come with the file (see image.rs).
 .set LOAD, 0x100000
 .set GDT_POINTER, 0x200000
 .set PML4, 0x201000
@@ -8,9 +8,17 @@
 .set PATTERN_QWORDS, 0x80000
 .set USER_STACK, 0x2f0000
 .set SERIAL, 0x3f8
+.set SERIAL_STATUS, 0x3fd
+# As in touch.rs:
+.set PLAN, 0x400000
+.set PLAN_LISTS, 0x400028
+.set TOUCH_WRITE, 0x80000000
+.set TOUCH_READ, 0x40000000
+.set TOUCH_ZERO, 0x20000000
+.set TOUCH_PAGE, 0x0fffffff
 
 .global micro_start, micro_end, micro_entry_slot
-.global micro_loop, micro_reset, micro_crash
+.global micro_loop, micro_reset, micro_crash, micro_touch
 
 .code32
 micro_start:
@@ -186,4 +194,111 @@ micro_loop:
     out 0x64, al
 2:  pause
     jmp 2b
+
+# Fills pages, says "ready", then touches the pages of the list whose digit is typed and prints a checksum, for ever.
+# The plan tells where everything is.
+micro_touch:
+    mov rsi, PLAN
+    mov r8, [rsi]                   # page 0
+    mov r9, [rsi + 8]               # the first word of page n is (n + 1) times this,
+    mov r10, [rsi + 16]             # and every further word this much more
+    mov rcx, [rsi + 24]             # ranges: first page, number of pages
+    mov rsi, [rsi + 32]
+2:  test rcx, rcx
+    jz 5f
+    mov eax, [rsi]
+    mov r11d, [rsi + 4]
+    add rsi, 8
+    dec rcx
+    mov rdi, rax
+    shl rdi, 12
+    add rdi, r8
+    inc rax
+    imul rax, r9
+3:  test r11, r11
+    jz 2b
+    mov rdx, rax
+    mov ebx, 512
+4:  mov [rdi], rdx
+    add rdx, r10
+    add rdi, 8
+    dec ebx
+    jnz 4b
+    add rax, r9
+    dec r11
+    jmp 3b
+5:  mov dx, SERIAL
+    mov al, 'r'
+    out dx, al
+    mov al, 'e'
+    out dx, al
+    mov al, 'a'
+    out dx, al
+    mov al, 'd'
+    out dx, al
+    mov al, 'y'
+    out dx, al
+    mov al, 10
+    out dx, al
+
+6:  pause                           # a digit?
+    mov dx, SERIAL_STATUS
+    in al, dx
+    test al, 1
+    jz 6b
+    mov dx, SERIAL
+    in al, dx
+    movzx eax, al
+    sub eax, '0'
+    cmp eax, 7
+    ja 6b
+    shl eax, 4
+    add eax, PLAN_LISTS             # its list: address, length
+    mov rsi, [rax]
+    mov rcx, [rax + 8]
+    xor ebx, ebx                    # the checksum
+7:  test rcx, rcx
+    jz 9f
+    mov eax, [rsi]
+    add rsi, 4
+    dec rcx
+    mov edx, eax
+    and edx, TOUCH_PAGE
+    mov rdi, rdx
+    shl rdi, 12
+    add rdi, r8
+    test eax, TOUCH_READ
+    jz 2f
+    rol rbx, 5
+    add rbx, [rdi]
+    add rbx, rdx
+2:  test eax, TOUCH_ZERO
+    jz 4f
+    xor r9d, r9d
+    mov edx, 512
+3:  mov [rdi + rdx * 8 - 8], r9
+    dec edx
+    jnz 3b
+4:  test eax, TOUCH_WRITE
+    jz 7b
+    mov r9, rbx
+    or r9, 1
+    mov [rdi], r9
+    jmp 7b
+
+9:  mov ecx, 16                     # the answer, in hexadecimal
+    mov dx, SERIAL
+2:  rol rbx, 4
+    mov eax, ebx
+    and eax, 15
+    add eax, '0'
+    cmp eax, '9'
+    jbe 3f
+    add eax, 39                     # behind '9' comes 'a'
+3:  out dx, al
+    dec ecx
+    jnz 2b
+    mov al, 10
+    out dx, al
+    jmp 6b
 micro_end:

@@ -9,7 +9,7 @@ use rustix::fs::SeekFrom;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Size of a guest page in bytes.
-pub const PAGE_SIZE: usize = 4096;
+const PAGE_SIZE: usize = crate::PAGE_SIZE as usize;
 
 /// How much is read at a time, in bytes; a multiple of the page size that stays in the second-level cache.
 const CHUNK: usize = 64 * PAGE_SIZE;
@@ -40,7 +40,8 @@ impl ContentHash {
 }
 
 /// Whether a page holds nothing but zeros.
-pub(crate) fn is_zero(page: &[u8]) -> bool {
+#[must_use]
+pub fn is_zero(page: &[u8]) -> bool {
     // Whole words first: this runs over all of a guest's memory.
     let (words, rest) = page.as_chunks::<32>();
     words.iter().all(|word| u256(word) == 0) && rest.iter().all(|byte| *byte == 0)
@@ -51,21 +52,21 @@ fn u256(bytes: &[u8; 32]) -> u64 {
     words.iter().fold(0, |sum, word| sum | u64::from_le_bytes(*word))
 }
 
-/// Ranges `(start, end)` of `file` that are not holes, within its first `length` bytes.
+/// Ranges `(start, end)` of `file` between `from` and `to` that are not holes.
 ///
 /// # Errors
 /// When the file cannot be searched.
-pub(crate) fn data_ranges(file: &File, length: u64) -> io::Result<Vec<(u64, u64)>> {
+pub fn data_ranges(file: &File, from: u64, to: u64) -> io::Result<Vec<(u64, u64)>> {
     let mut ranges = Vec::new();
-    let mut at = 0;
-    while at < length {
+    let mut at = from;
+    while at < to {
         let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
             Ok(start) => start,
             // Nothing but a hole up to the end.
             Err(rustix::io::Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(length);
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(to);
         if start >= end {
             break;
         }
@@ -80,30 +81,41 @@ pub(crate) fn data_ranges(file: &File, length: u64) -> io::Result<Vec<(u64, u64)
 /// # Errors
 /// When the file cannot be read.
 pub fn memory_checksum(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
+    let mut hash = ContentHash::default();
+    for_each_page(&File::open(path)?, |page, content| {
+        if !is_zero(content) {
+            hash.page(page, content);
+        }
+    })?;
+    Ok(hash.finish())
+}
+
+/// Calls `look` with the index and content of every page of `file` that is not in a hole, in order. A last page that
+/// is not whole comes filled up with zeros.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn for_each_page(file: &File, mut look: impl FnMut(u64, &[u8])) -> io::Result<()> {
     let length = file.metadata()?.len();
     let page = PAGE_SIZE as u64;
-    let mut hash = ContentHash::default();
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
-    for (start, end) in data_ranges(&file, length)? {
+    for (start, end) in data_ranges(file, 0, length)? {
         // A hole may begin or end inside a page on file systems with small blocks.
         let mut at = (start / page * page).max(done);
         let end = end.next_multiple_of(page);
         while at < end {
             let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
             let chunk = buffer.get_mut(..wanted).unwrap_or_default();
-            read_up_to(&file, chunk, at)?;
+            read_up_to(file, chunk, at)?;
             for content in chunk.chunks(PAGE_SIZE) {
-                if !is_zero(content) {
-                    hash.page(at / page, content);
-                }
+                look(at / page, content);
                 at += page;
             }
         }
         done = end;
     }
-    Ok(hash.finish())
+    Ok(())
 }
 
 /// Fills `buffer` from `offset`, with zeros past the end of the file.
