@@ -137,7 +137,7 @@ fn what_is_typed_reaches_a_restored_guest_whose_pages_are_as_they_were() {
     let (mut monitor, serial) =
         Monitor::typed(dir.path(), "first", &["boot", "--kernel", text(&image), "--mem", &memory]);
     let mut serial = BufReader::new(serial);
-    let mut next = |serial: &mut BufReader<_>| {
+    let next = |serial: &mut BufReader<_>| {
         let mut line = String::new();
         serial.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
