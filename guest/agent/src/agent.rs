@@ -68,6 +68,7 @@ pub async fn run<M: Machine>(
         call: None,
         failure: None,
         late: None,
+        scrub: None,
         sampling,
         started: now,
         resumed: now,
@@ -97,6 +98,8 @@ struct Agent<M> {
     failure: Option<(FailureKind, Vec<u8>)>,
     /// A result that waits, see [`LATE`].
     late: Option<Late>,
+    /// The host wants free memory cleared before the next snapshot, within this time.
+    scrub: Option<Duration>,
     sampling: Interval,
     started: Instant,
     resumed: Instant,
@@ -181,6 +184,7 @@ impl<M: Machine> Agent<M> {
     async fn unplug(&mut self) {
         self.session = None;
         self.late = None;
+        self.scrub = None;
         self.step(Event::Unplugged, Attached::default()).await;
     }
 
@@ -198,6 +202,9 @@ impl<M: Machine> Agent<M> {
     async fn ordered(&mut self, frame: Frame<HostMessage>) {
         match frame.message {
             HostMessage::Start { function, identity } => self.start(&function, &identity).await,
+            HostMessage::Scrub { within_ms } => {
+                self.scrub = Some(Duration::from_millis(within_ms.into()));
+            }
             HostMessage::Quiesce => self.step(Event::Quiesce, Attached::default()).await,
             HostMessage::Resume { identity } => {
                 self.resumed = Instant::now();
@@ -354,7 +361,7 @@ impl<M: Machine> Agent<M> {
 
     async fn settle(&mut self) {
         self.drain().await;
-        self.machine.settle();
+        self.machine.settle(self.scrub.take());
         if let Some(session) = self.session.take() {
             session.close().await;
         }

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod output;
 pub mod process;
 pub mod runtime;
+pub mod scrub;
 pub mod session;
 pub mod state;
 pub mod words;

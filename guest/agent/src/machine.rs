@@ -1,5 +1,7 @@
 //! What the agent needs to know of the machine it is in.
 
+use std::time::Duration;
+
 use mote_protocol::{FunctionSpec, Identity};
 
 /// What the agent needs of the machine it is in.
@@ -25,8 +27,8 @@ pub trait Machine {
     /// When the system refuses.
     fn started(&mut self) -> Result<(), Self::Error>;
 
-    /// A snapshot is about to be taken.
-    fn settle(&mut self);
+    /// A snapshot is about to be taken; free memory is to be cleared first, if a time is given, within that.
+    fn settle(&mut self, scrub: Option<Duration>);
 
     /// Says something on the machine's console.
     fn say(&mut self, words: &str);

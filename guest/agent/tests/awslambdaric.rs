@@ -69,6 +69,25 @@ async fn a_snapshot_between_calls_gives_every_restore_its_own_identity() {
 }
 
 #[tokio::test]
+async fn free_memory_is_cleared_for_the_snapshot_it_was_ordered_for() {
+    let mut sandbox = Sandbox::resumed("app.handler").await;
+    // Ordered during a call, carried out when the runtime has come to rest.
+    sandbox.invoke("call-1", &json!({"do": "chatty", "lines": 9})).await;
+    sandbox.send(&HostMessage::Scrub { within_ms: 250 }, &[]).await;
+    sandbox.outcome("call-1").await;
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(*sandbox.settled.lock().unwrap(), Some(Duration::from_millis(250)));
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(*sandbox.settled.lock().unwrap(), None);
+    // Of a host that went away nothing is left.
+    sandbox.send(&HostMessage::Scrub { within_ms: 250 }, &[]).await;
+    sandbox.connect().await;
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(*sandbox.settled.lock().unwrap(), None);
+    assert_eq!(sandbox.call("call-2", json!(2)).await.json(), json!(2));
+}
+
+#[tokio::test]
 async fn a_hook_that_fails_when_the_event_is_there_fails_that_call() {
     let mut sandbox = Sandbox::resumed("app.handler").await;
     sandbox.call("call-1", json!({"do": "break_hooks"})).await;

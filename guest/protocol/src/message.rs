@@ -66,6 +66,12 @@ pub enum HostMessage {
         /// Who this sandbox is.
         identity: Identity,
     },
+    /// Clear free memory when the sandbox settles next, so that what programs gave back is no part of the snapshot.
+    /// Sent before `Quiesce`; counts for that one, is not answered, and cannot fail.
+    Scrub {
+        /// The time that may take, milliseconds; what is not cleared by then stays as it is.
+        within_ms: u32,
+    },
     /// A snapshot is about to be taken: settle everything, then close the session. The host takes the
     /// snapshot when it reads the end of the stream.
     Quiesce,

@@ -7,11 +7,13 @@ mod power;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use mote_protocol::{FunctionSpec, Identity};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::machine::Machine;
+use crate::scrub::{self, Scrubbed};
 pub use identity::IdentityError;
 pub use mounts::MountError;
 pub use power::restart;
@@ -73,9 +75,16 @@ impl Machine for Guest {
         write(OOM_SCORE)
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, scrub: Option<Duration>) {
         // Nothing written outlives this machine, so there is nothing to sync; the page cache stays, since a
         // restored function reads the very files again.
+        if let Some(within) = scrub {
+            let begun = Instant::now();
+            let Scrubbed { bytes, whole } = scrub::free_memory(within);
+            let (kib, ms) = (bytes / 1024, begun.elapsed().as_millis());
+            let what = if whole { "all there was" } else { "all there was time for" };
+            self.say(&format!("Cleared {kib} KiB of free memory in {ms} ms, {what}"));
+        }
     }
 
     fn say(&mut self, words: &str) {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -65,7 +65,10 @@ fn succeed(command: &mut Command) {
 }
 
 /// This machine is not the function's: it keeps its clock and its file systems.
-struct Native;
+#[derive(Default)]
+struct Native {
+    settled: Arc<Mutex<Option<Duration>>>,
+}
 
 impl Machine for Native {
     type Error = std::io::Error;
@@ -86,7 +89,9 @@ impl Machine for Native {
         Ok(())
     }
 
-    fn settle(&mut self) {}
+    fn settle(&mut self, scrub: Option<Duration>) {
+        *self.settled.lock().unwrap() = scrub;
+    }
 
     fn say(&mut self, words: &str) {
         eprintln!("agent: {words}");
@@ -104,6 +109,8 @@ pub struct Sandbox {
     decoder: Decoder,
     /// Times it was restored.
     restores: u32,
+    /// How it was last settled: with free memory cleared or not.
+    pub settled: Arc<Mutex<Option<Duration>>>,
     _folder: TempDir,
 }
 
@@ -146,6 +153,8 @@ impl Sandbox {
             credentials: None,
             reap,
         };
+        let native = Native::default();
+        let settled = Arc::clone(&native.settled);
         let (sessions, mut ends) = mpsc::channel(1);
         let agent = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -156,13 +165,13 @@ impl Sandbox {
                         let _ = sender.send(Box::new(UnixStream::from_std(end).unwrap())).await;
                     }
                 });
-                agent::run(settings, Native, receiver).await.unwrap();
+                agent::run(settings, native, receiver).await.unwrap();
             });
         });
         let (stream, _) = UnixStream::pair().unwrap();
         let agent = Some(agent);
         let decoder = Decoder::new();
-        let mut sandbox = Self { sessions, agent, stream, decoder, restores: 0, _folder: folder };
+        let mut sandbox = Self { sessions, agent, stream, decoder, restores: 0, settled, _folder: folder };
         sandbox.connect().await;
         sandbox
     }
@@ -226,7 +235,8 @@ impl Sandbox {
     pub async fn snapshot_and_resume(&mut self) {
         self.send(&HostMessage::Quiesce, &[]).await;
         while let Some(frame) = self.frame().await {
-            assert!(matches!(frame.message, AgentMessage::Log { .. }), "{frame:?}");
+            let usual = matches!(frame.message, AgentMessage::Log { .. } | AgentMessage::Resumed { .. });
+            assert!(usual, "{frame:?}");
         }
         self.restores += 1;
         self.resume(identity(&format!("restored-{}", self.restores))).await;
@@ -254,6 +264,11 @@ impl Sandbox {
     /// A call with its result; `Resumed` may come before.
     pub async fn call(&mut self, request_id: &str, event: serde_json::Value) -> Outcome {
         self.invoke(request_id, &event).await;
+        self.outcome(request_id).await
+    }
+
+    /// The result of a call.
+    pub async fn outcome(&mut self, request_id: &str) -> Outcome {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
             let frame = self.frame().await.unwrap();
