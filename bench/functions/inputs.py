@@ -18,8 +18,8 @@ def size(function, event):
 
 
 def content(event):
-    """A generator of its own for this input: A and B have nothing in common."""
-    return random.Random(f"{event['input']} {float(event.get('scale', 1))}")
+    """A generator of its own for this input: A and B have nothing in common, nor has A with another `variant` of it."""
+    return random.Random(f"{event['input']} {float(event.get('scale', 1))} {event.get('variant', 0)}")
 
 
 def answer(function, event, count, data):

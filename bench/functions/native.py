@@ -1,6 +1,6 @@
 """Answers events as the packaged function does, without a microVM: the reference the other answers are held against.
 
-    python3 native.py package.zip < events    # one JSON event a line; one JSON answer a line
+    python3 native.py package.zip '{"input": "A"}' …    # JSON events; one JSON answer a line
 """
 
 import json
@@ -25,8 +25,8 @@ def main():
         sys.path[:] = [folder, *(entry for entry in sys.path if not entry.endswith(("-packages", "functions")))]
         from handler import handler
 
-        for line in sys.stdin:
-            print(json.dumps(handler(json.loads(line), None)), flush=True)
+        for event in sys.argv[2:]:
+            print(json.dumps(handler(json.loads(event), None)), flush=True)
 
 
 if __name__ == "__main__":

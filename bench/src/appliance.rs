@@ -8,13 +8,30 @@ use std::time::{Duration, Instant};
 use mote_image::disk;
 use mote_image::project::Project;
 use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{Machine, Serial, ready};
 
 use crate::Outcome;
 
 /// Bound on the boot.
 const READY_LIMIT: Duration = Duration::from_secs(180);
-const DATA_BYTES: u64 = 4 << 30;
+/// Sparse: it takes as much as is written.
+const DATA_BYTES: u64 = 16 << 30;
+
+/// What to boot.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Memory, MiB.
+    pub memory_mib: u32,
+    /// How slow reading the data disk is.
+    pub data_throttle: Option<Throttle>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { memory_mib: 3072, data_throttle: None }
+    }
+}
 
 /// A running appliance.
 #[derive(Debug)]
@@ -29,7 +46,7 @@ pub struct Appliance {
 
 impl Appliance {
     /// Boots what `make image` left in dist/ and waits until it is ready.
-    pub fn boot() -> Outcome<Self> {
+    pub fn boot(setup: Setup) -> Outcome<Self> {
         let project = Project::find(Path::new("."))?;
         let image = project.image()?;
         let folder = tempfile::tempdir()?;
@@ -42,13 +59,14 @@ impl Appliance {
         cmdline.extend(accelerator.kernel_option());
         let machine = Machine {
             accelerator,
-            memory_mib: 3072,
+            memory_mib: setup.memory_mib,
             cpus: 2,
             kernel: project.kernel(),
             initramfs: project.initramfs(),
             cmdline: cmdline.join(" "),
             system: project.system_disk(),
             data: Some(data),
+            data_throttle: setup.data_throttle,
             port,
             serial: Serial::File(folder.path().join("console.log")),
             qmp: None,

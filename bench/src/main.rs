@@ -1,8 +1,15 @@
 //! Every performance claim as a runnable comparison.
 
 mod appliance;
+mod burst;
+mod client;
+mod disk;
 mod figures;
+mod functions;
+mod inputs;
 mod monitor;
+mod restore;
+mod restoring;
 mod start;
 
 use std::error::Error;
@@ -32,6 +39,13 @@ enum Bench {
     Monitor(monitor::Options),
     /// One call served cold, from a snapshot and warm, in the booted appliance (needs `make image`).
     Start(start::Options),
+    /// Every function of bench/functions recorded with one input and called with another, in each restore mode, in the
+    /// booted appliance.
+    Restore(restoring::Options),
+    /// Functions recorded with one input and called with smaller and larger ones, in the booted appliance.
+    Inputs(restoring::Options),
+    /// Many calls at once, of one function or of as many different ones, in the booted appliance.
+    Burst(burst::Options),
 }
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -41,6 +55,9 @@ fn main() -> ExitCode {
     let measured = match &arguments.bench {
         Bench::Monitor(options) => monitor::run(options, arguments.runs),
         Bench::Start(options) => start::run(options, arguments.runs),
+        Bench::Restore(options) => restore::run(options, arguments.runs),
+        Bench::Inputs(options) => inputs::run(options, arguments.runs),
+        Bench::Burst(options) => burst::run(options, arguments.runs),
     };
     match measured.and_then(|report| publish(&report, arguments.json.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,

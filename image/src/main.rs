@@ -11,6 +11,7 @@ use mote_image::cache::Cache;
 use mote_image::progress::{elapsed, say};
 use mote_image::project::{Manifest, Project};
 use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
 use mote_image::{assemble, disk, files, kernel};
 use serde_json::json;
@@ -65,6 +66,9 @@ struct MachineArgs {
     /// Begin with a blank data disk: what is on it now is lost.
     #[arg(long)]
     fresh: bool,
+    /// Let the data disk be read no faster than this many bytes and requests a second, such as 64M:11400.
+    #[arg(long, value_name = "BPS:IOPS")]
+    data_throttle: Option<Throttle>,
     /// Port of 127.0.0.1 that leads to the appliance.
     #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
@@ -246,6 +250,7 @@ fn machine(
         cmdline: cmdline.join(" "),
         system: project.system_disk(),
         data,
+        data_throttle: args.data_throttle,
         port: args.port,
         serial,
         qmp: Some(socket.to_path_buf()),

@@ -4,10 +4,12 @@ pub mod accel;
 pub mod qmp;
 pub mod ready;
 pub mod run;
+pub mod throttle;
 
 use std::path::{Path, PathBuf};
 
 use accel::Accelerator;
+use throttle::Throttle;
 
 /// The emulator, from Debian's package `qemu-system-x86`.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -43,6 +45,8 @@ pub struct Machine {
     pub system: PathBuf,
     /// Data disk; without one the appliance says that it has none.
     pub data: Option<PathBuf>,
+    /// How slow reading the data disk is.
+    pub data_throttle: Option<Throttle>,
     /// Port of 127.0.0.1 that leads to the front door.
     pub port: u16,
     /// Console.
@@ -69,8 +73,11 @@ impl Machine {
         add(&["-drive", &system, "-device", "virtio-blk-pci,drive=system,serial=mote-system"]);
         if let Some(data) = &self.data {
             // The appliance's flushes reach the file, all else may be lost with the process: a power cut.
-            let data =
+            let mut data =
                 format!("if=none,id=data,format=raw,cache=writeback,discard=unmap,file={}", value(data));
+            if let Some(throttle) = self.data_throttle {
+                data = format!("{data},{throttle}");
+            }
             add(&["-drive", &data, "-device", "virtio-blk-pci,drive=data,serial=mote-data"]);
         }
         let net = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_PORT}", self.port);
@@ -133,6 +140,7 @@ mod tests {
             cmdline: "console=ttyS0 quiet".into(),
             system: "/d/sys,tem.img".into(),
             data: Some("/d/data.img".into()),
+            data_throttle: None,
             port: 9090,
             serial: Serial::File("/d/console.log".into()),
             qmp: Some("/r/qmp".into()),
@@ -162,6 +170,12 @@ mod tests {
         let command = Machine { data: None, qmp: None, ..machine() }.command();
         assert_eq!(after(&command, "-drive").len(), 1);
         assert!(after(&command, "-qmp").is_empty() && !command.contains(&"-no-reboot".to_owned()));
+        assert!(!after(&machine().command(), "-drive")[1].contains("throttling"));
+        let throttle = Throttle { bytes: 1000, requests: 10 };
+        let command = Machine { data_throttle: Some(throttle), ..machine() }.command();
+        let drives = after(&command, "-drive");
+        assert!(drives[1].ends_with("data.img,throttling.bps-read=1000,throttling.iops-read=10"));
+        assert!(!drives[0].contains("throttling"));
         let command = Machine { no_reboot: true, ..machine() }.command();
         assert!(command.contains(&"-no-reboot".to_owned()));
     }

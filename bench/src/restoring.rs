@@ -1,0 +1,201 @@
+//! What the benchmarks of snapshot restores have in common: the machine, one measured call, samples that become modes.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::Outcome;
+use crate::appliance::{Appliance, Setup};
+use crate::client::{Answer, Client, Way};
+use crate::disk::Disk;
+use crate::figures::{Mode, Part, Report, quantile};
+use crate::functions;
+
+/// Phases that are no part of what is compared: `cached` stands for memory that is in the page cache already.
+const NOT_COUNTED: [&str; 1] = ["preload"];
+
+/// The phase in which the function runs; what comes before is set-up.
+const EXECUTION: &str = "invoke";
+
+/// The comparisons that are reported, of those whose modes were measured.
+const RATIOS: [(&str, &str); 3] = [("lazy", "faasnap"), ("reap", "faasnap"), ("faasnap", "cached")];
+
+/// Which machine, functions and modes.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The data disk: nvme, network, small-network, unbound, or bytes and requests a second such as 64M:11400.
+    #[arg(long, default_value = "nvme")]
+    disk: Disk,
+    /// Memory of the appliance, MiB.
+    #[arg(long, default_value_t = 3072)]
+    memory: u32,
+    /// Functions, by comma [default: all that the benchmark is about].
+    #[arg(long, value_delimiter = ',')]
+    pub functions: Vec<String>,
+    /// Ways to bring memory back, by comma [default: all].
+    #[arg(long, value_delimiter = ',')]
+    modes: Vec<String>,
+}
+
+impl Options {
+    /// The modes to measure.
+    pub fn modes(&self, default: &[&str]) -> Vec<String> {
+        if self.modes.is_empty() {
+            default.iter().map(|&mode| mode.to_owned()).collect()
+        } else {
+            self.modes.clone()
+        }
+    }
+
+    /// Boots the machine; a report that says what it is.
+    pub fn boot(&self, name: &str, runs: u32) -> Outcome<(Appliance, Client, Report)> {
+        let setup = Setup { memory_mib: self.memory, data_throttle: self.disk.throttle };
+        let appliance = Appliance::boot(setup)?;
+        let client = Client::new(&appliance.url);
+        let mut report = Report::new(name, runs);
+        report.machine = format!("{}; appliance {}; {}", report.machine, appliance.how, self.disk);
+        Ok((appliance, client, report))
+    }
+}
+
+/// What one call cost.
+#[derive(Debug)]
+pub struct Sample {
+    /// Milliseconds as the client saw it, less what does not count.
+    pub total_ms: f64,
+    figures: BTreeMap<String, f64>,
+}
+
+impl Sample {
+    fn of(answer: Answer) -> Self {
+        let spent = |counts: &dyn Fn(&str) -> bool| -> f64 {
+            answer.phases.iter().filter(|(name, _)| counts(name)).map(|(_, ms)| ms).sum()
+        };
+        let total_ms = answer.ms - spent(&|name| NOT_COUNTED.contains(&name));
+        let setup = spent(&|name| name != EXECUTION && !NOT_COUNTED.contains(&name));
+        let execution = spent(&|name| name == EXECUTION);
+        let mut figures = answer.paging;
+        figures.extend([("setup_ms".to_owned(), setup), ("execution_ms".to_owned(), execution)]);
+        Self { total_ms, figures }
+    }
+
+    /// One sample for several calls that ran at the same time: the means.
+    pub fn mean(samples: &[Self]) -> Self {
+        let count = f64::from(u32::try_from(samples.len().max(1)).unwrap_or(u32::MAX));
+        let mut figures: BTreeMap<String, f64> = BTreeMap::new();
+        for (name, value) in samples.iter().flat_map(|sample| &sample.figures) {
+            *figures.entry(name.clone()).or_default() += value / count;
+        }
+        Self { total_ms: samples.iter().map(|sample| sample.total_ms).sum::<f64>() / count, figures }
+    }
+}
+
+/// Calls a function from its snapshot in one of the modes, and checks the answer.
+pub fn restored(client: &Client, name: &str, event: &Value, mode: &str, expected: &Value) -> Outcome<Sample> {
+    let answer = client.invoke(name, event, Way { start: "restore", restore_mode: Some(mode) })?;
+    functions::check(&answer, expected).map_err(|error| format!("{name} restored by {mode}: {error}"))?;
+    Ok(Sample::of(answer))
+}
+
+/// Makes a restore of these functions begin with a disk: no sandbox has the pages mapped, the page cache has none.
+pub fn forget(client: &Client, names: &[&str]) -> Outcome<()> {
+    client.put_away()?;
+    names.iter().try_for_each(|name| client.evict_cache(name))
+}
+
+/// Calls a recorded function with one event in each mode in turn, from a disk that nothing is cached of.
+pub fn compare(
+    client: &Client,
+    name: &str,
+    event: &Value,
+    expected: &Value,
+    modes: &[String],
+    runs: u32,
+) -> Outcome<Part> {
+    let mut samples = Samples::default();
+    for round in 0..=runs {
+        for mode in modes {
+            forget(client, &[name])?;
+            let sample = restored(client, name, event, mode, expected)?;
+            if round > 0 {
+                samples.push(mode, sample);
+            }
+        }
+    }
+    Ok(Part { modes: samples.modes(), ..Part::default() })
+}
+
+/// A line for whoever waits: the whole takes minutes.
+pub fn say(key: &str, part: &Part) {
+    let medians: Vec<String> =
+        part.modes.iter().map(|(mode, figures)| format!("{mode} {:.0} ms", figures.median_ms)).collect();
+    eprintln!("  {key}: {}", medians.join(", "));
+}
+
+/// Samples by mode.
+#[derive(Debug, Default)]
+pub struct Samples(BTreeMap<String, Vec<Sample>>);
+
+impl Samples {
+    /// Adds one.
+    pub fn push(&mut self, mode: &str, sample: Sample) {
+        self.0.entry(mode.to_owned()).or_default().push(sample);
+    }
+
+    /// Medians and quartiles, and the medians of all further figures.
+    pub fn modes(&self) -> BTreeMap<String, Mode> {
+        self.0.iter().map(|(mode, samples)| (mode.clone(), summary(samples))).collect()
+    }
+}
+
+fn summary(samples: &[Sample]) -> Mode {
+    let totals: Vec<f64> = samples.iter().map(|sample| sample.total_ms).collect();
+    let mut mode = Mode::of(&totals);
+    let mut figures: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
+    for (name, value) in samples.iter().flat_map(|sample| &sample.figures) {
+        figures.entry(name).or_default().push(*value);
+    }
+    mode.counts = figures.into_iter().map(|(name, values)| (name.clone(), quantile(&values, 0.5))).collect();
+    mode
+}
+
+/// Fills in what the whole report says once its parts are there.
+pub fn conclude(report: &mut Report) {
+    report.sum_up();
+    for (slow, fast) in RATIOS {
+        report.ratio(slow, fast);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preloading_does_not_count() {
+        let phases = [("wait", 1.0), ("preload", 100.0), ("restore", 20.0), ("invoke", 30.0)];
+        let answer = Answer {
+            value: Value::Null,
+            ms: 160.0,
+            phases: phases.map(|(name, ms)| (name.to_owned(), ms)).into(),
+            paging: BTreeMap::from([("major".to_owned(), 7.0)]),
+        };
+        let sample = Sample::of(answer);
+        assert!((sample.total_ms - 60.0).abs() < 1e-9);
+        assert!((sample.figures["setup_ms"] - 21.0).abs() < 1e-9);
+        assert!((sample.figures["execution_ms"] - 30.0).abs() < 1e-9);
+        let mut samples = Samples::default();
+        samples.push("lazy", sample);
+        let modes = samples.modes();
+        assert!((modes["lazy"].counts["major"] - 7.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn calls_at_once_are_one_sample() {
+        let one =
+            |ms: f64| Sample { total_ms: ms, figures: BTreeMap::from([("minor".to_owned(), ms * 2.0)]) };
+        let mean = Sample::mean(&[one(10.0), one(30.0)]);
+        assert!((mean.total_ms - 20.0).abs() < 1e-9 && (mean.figures["minor"] - 40.0).abs() < 1e-9);
+    }
+}
