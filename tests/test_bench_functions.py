@@ -34,8 +34,8 @@ def natively(name: str, folder, events: list) -> list:
     package.write_bytes(packages.benchmark(name))
     assert package.stat().st_size < UPLOAD_LIMIT
     done = subprocess.run(
-        [sys.executable, str(packages.BENCHMARKS / "native.py"), str(package)], cwd=folder, timeout=60,
-        input="".join(json.dumps(event) + "\n" for event in events), capture_output=True, text=True,
+        [sys.executable, str(packages.BENCHMARKS / "native.py"), str(package), *map(json.dumps, events)],
+        cwd=folder, capture_output=True, text=True, timeout=60,
     )
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
