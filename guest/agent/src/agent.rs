@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::api::{Asked, Call, Reply, Upload};
-use crate::launch::{Runtime, Settings, identify, launch};
+use crate::launch::{Ground, LaunchError, Runtime, Settings, ground, identify, launch};
 use crate::machine::Machine;
 use crate::memory;
 use crate::process;
@@ -40,7 +40,8 @@ pub enum AgentError {
 }
 
 /// Serves sessions from `sessions` (the newest one counts) until the runtime is of no further use and a host
-/// was told so, or until there can be no more sessions.
+/// was told so, or until there can be no more sessions. What does not depend on a function is made first, while the
+/// host is about to speak.
 ///
 /// # Errors
 /// When it cannot be notified of ended children.
@@ -54,14 +55,14 @@ pub async fn run<M: Machine>(
     let mut sampling = interval(SAMPLE);
     sampling.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let now = Instant::now();
-    let agent = Agent {
+    let mut agent = Agent {
+        ground: None,
         settings,
         machine,
         sessions,
         session: None,
         children,
         asked,
-        asked_sender: Some(asked_sender),
         state: State::default(),
         runtime: None,
         held: None,
@@ -75,19 +76,23 @@ pub async fn run<M: Machine>(
         handed_over: now,
         peak_memory_kb: 0,
     };
+    match ground(&agent.settings, &mut agent.machine, asked_sender).await {
+        Ok(ground) => agent.ground = Some(ground),
+        Err(error) => agent.unable(&error),
+    }
     agent.serve().await;
     Ok(())
 }
 
 struct Agent<M> {
+    /// Always there unless the sandbox has failed.
+    ground: Option<Ground>,
     settings: Settings,
     machine: M,
     sessions: mpsc::Receiver<BoxStream>,
     session: Option<Session>,
     children: Signal,
     asked: mpsc::Receiver<Asked>,
-    /// Taken by the server at `Start`.
-    asked_sender: Option<mpsc::Sender<Asked>>,
     state: State,
     runtime: Option<Runtime>,
     /// The one long poll, `restore/next` or `next`.
@@ -132,6 +137,8 @@ struct Attached {
     request_id: String,
     /// For `Fail`: the error object.
     report: Vec<u8>,
+    /// For `Start`.
+    function: Option<(FunctionSpec, Identity)>,
 }
 
 impl<M: Machine> Agent<M> {
@@ -201,7 +208,11 @@ impl<M: Machine> Agent<M> {
 
     async fn ordered(&mut self, frame: Frame<HostMessage>) {
         match frame.message {
-            HostMessage::Start { function, identity } => self.start(&function, &identity).await,
+            HostMessage::Start { function, identity } => {
+                self.started = Instant::now();
+                let function = Some((function, identity));
+                self.step(Event::Start, Attached { function, ..Attached::default() }).await;
+            }
             HostMessage::Scrub { within_ms } => {
                 self.scrub = Some(Duration::from_millis(within_ms.into()));
             }
@@ -209,7 +220,7 @@ impl<M: Machine> Agent<M> {
             HostMessage::Resume { identity } => {
                 self.resumed = Instant::now();
                 if let Err(error) = identify(&self.settings, &mut self.machine, &identity) {
-                    return self.fail(FailureKind::Agent, error.report()).await;
+                    return self.unable(&error);
                 }
                 self.step(Event::Resume, Attached::default()).await;
             }
@@ -222,15 +233,11 @@ impl<M: Machine> Agent<M> {
         }
     }
 
-    async fn start(&mut self, function: &FunctionSpec, identity: &Identity) {
-        self.started = Instant::now();
-        let Some(asked) = self.asked_sender.take() else {
-            let report = ErrorObject::new("Sandbox.Protocol", "Error: A sandbox starts once").json();
-            return self.fail(FailureKind::Agent, report).await;
-        };
-        match launch(&self.settings, &mut self.machine, function, identity, asked).await {
+    fn start(&mut self, function: &FunctionSpec, identity: &Identity) {
+        let Some(ground) = &self.ground else { return };
+        match launch(&self.settings, &mut self.machine, ground, function, identity) {
             Ok(runtime) => self.runtime = Some(runtime),
-            Err(error) => self.fail(FailureKind::Agent, error.report()).await,
+            Err(error) => self.unable(&error),
         }
     }
 
@@ -247,7 +254,7 @@ impl<M: Machine> Agent<M> {
             Call::RestoreError => Event::RestoreError,
         };
         let attached =
-            Attached { reply: Some(reply), upload, request_id: request_id.clone(), report: Vec::new() };
+            Attached { reply: Some(reply), upload, request_id: request_id.clone(), ..Attached::default() };
         self.step(event, attached).await;
     }
 
@@ -270,6 +277,11 @@ impl<M: Machine> Agent<M> {
 
     async fn act(&mut self, action: Action, attached: &mut Attached) {
         match action {
+            Action::Start => {
+                if let Some((function, identity)) = attached.function.take() {
+                    self.start(&function, &identity);
+                }
+            }
             Action::Hold => {
                 self.send_late().await;
                 if let Some(before) = std::mem::replace(&mut self.held, attached.reply.take()) {
@@ -368,9 +380,10 @@ impl<M: Machine> Agent<M> {
     }
 
     /// Ends the sandbox for a reason of the agent's own.
-    async fn fail(&mut self, kind: FailureKind, report: Vec<u8>) {
-        self.step(Event::Exited, Attached::default()).await;
-        self.failure = Some((kind, report));
+    fn unable(&mut self, error: &LaunchError<M::Error>) {
+        // Nothing else is to be done then.
+        let _ = self.state.step(Event::Exited);
+        self.failure = Some((FailureKind::Agent, error.report()));
     }
 
     /// Tells a host of the failure, if there are both; true when that was the last thing to do.
@@ -474,6 +487,7 @@ fn wrong_state(because: &str) -> ErrorObject {
 
 fn state_words(phase: Phase) -> &'static str {
     match phase {
+        Phase::Blank => "no function is known",
         Phase::Starting => "the runtime is starting",
         Phase::AtSnapshot => "the runtime waits at restore/next",
         Phase::Restoring => "the runtime is being restored",

@@ -1,4 +1,4 @@
-//! From `Start` to a running runtime: identity, file systems, Runtime API, process.
+//! From a booted machine to a running runtime: file systems, Runtime API, identity, process.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -83,7 +83,33 @@ pub struct Runtime {
     pub output: Output,
 }
 
-/// Takes a new identity, after a restore.
+/// What a runtime is started on, whatever its function.
+#[derive(Debug)]
+pub struct Ground {
+    description: RuntimeFile,
+    /// `HOST:PORT` of the Runtime API.
+    api: String,
+}
+
+/// Makes the ground; requests of the runtime go to `asked`.
+///
+/// # Errors
+/// When a part of it cannot be had. What was done stays done: the sandbox is of no use then.
+pub async fn ground<M: Machine>(
+    settings: &Settings,
+    machine: &mut M,
+    asked: mpsc::Sender<Asked>,
+) -> Result<Ground, LaunchError<M::Error>> {
+    machine.prepare().map_err(LaunchError::Prepare)?;
+    let description = RuntimeFile::load(&settings.runtime_file).map_err(LaunchError::Runtime)?;
+    let at = settings.api;
+    let listener = TcpListener::bind(at).await.map_err(|e| LaunchError::Listen(at, e))?;
+    let api = listener.local_addr().map_err(|e| LaunchError::Listen(at, e))?.to_string();
+    tokio::spawn(api::serve(listener, asked));
+    Ok(Ground { description, api })
+}
+
+/// Takes a new identity.
 ///
 /// # Errors
 /// When the machine does not take it, or the runtime would not hear of it.
@@ -96,31 +122,25 @@ pub fn identify<M: Machine>(
     generation::publish(&settings.generation, &identity.instance_id).map_err(LaunchError::Generation)
 }
 
-/// Starts the runtime; its requests go to `asked`.
+/// Takes the function and its identity, and starts the runtime.
 ///
 /// # Errors
 /// When any of the steps fails. What was done stays done: the sandbox is of no use then.
-pub async fn launch<M: Machine>(
+pub fn launch<M: Machine>(
     settings: &Settings,
     machine: &mut M,
+    ground: &Ground,
     function: &FunctionSpec,
     identity: &Identity,
-    asked: mpsc::Sender<Asked>,
 ) -> Result<Runtime, LaunchError<M::Error>> {
-    machine.identify(identity).map_err(LaunchError::Identify)?;
-    machine.prepare(function).map_err(LaunchError::Prepare)?;
-    generation::publish(&settings.generation, &identity.instance_id).map_err(LaunchError::Generation)?;
-    let description = RuntimeFile::load(&settings.runtime_file).map_err(LaunchError::Runtime)?;
-    let at = settings.api;
-    let listener = TcpListener::bind(at).await.map_err(|e| LaunchError::Listen(at, e))?;
-    let address = listener.local_addr().map_err(|e| LaunchError::Listen(at, e))?.to_string();
-    tokio::spawn(api::serve(listener, asked));
+    identify(settings, machine, identity)?;
+    machine.admit(function).map_err(LaunchError::Prepare)?;
     let root = &settings.task_root;
-    let places = Places { api: &address, task_root: root, generation: &settings.generation };
-    let environment = environment::build(function, identity, &description, places);
+    let places = Places { api: &ground.api, task_root: root, generation: &settings.generation };
+    let environment = environment::build(function, identity, &ground.description, places);
     let who = settings.credentials;
     let (output, ends) = Output::new(who).map_err(LaunchError::Pipe)?;
-    let pid = process::spawn(&description.exec, &function.handler, &environment, root, who, ends)
+    let pid = process::spawn(&ground.description.exec, &function.handler, &environment, root, who, ends)
         .map_err(LaunchError::Spawn)?;
     machine.started().map_err(LaunchError::Protect)?;
     Ok(Runtime { pid, output })

@@ -15,11 +15,17 @@ pub trait Machine {
     /// When the system refuses: a sandbox that kept its twin's randomness must not serve.
     fn identify(&mut self, identity: &Identity) -> Result<(), Self::Error>;
 
-    /// Makes the file systems and the loopback device; once, before the runtime starts.
+    /// Makes what every function needs: file systems, the loopback device, limits; once, before anything else.
     ///
     /// # Errors
     /// When one of them cannot be had.
-    fn prepare(&mut self, function: &FunctionSpec) -> Result<(), Self::Error>;
+    fn prepare(&mut self) -> Result<(), Self::Error>;
+
+    /// Makes what this function needs: its code, its bound on what it writes; once, before it is started.
+    ///
+    /// # Errors
+    /// When one of them cannot be had.
+    fn admit(&mut self, function: &FunctionSpec) -> Result<(), Self::Error>;
 
     /// The runtime runs: from here on it is to die before the agent does.
     ///

@@ -2,6 +2,8 @@
 //! No I/O, no clock, no payloads.
 //!
 //! ```text
+//! Blank
+//!   ↓ Start
 //! Starting ─restore/next→ AtSnapshot ─Resume→ Restoring ─next→ Waiting ⇄ Serving
 //!     └───────────────────next──────────────────────────────────↑  ↑        │ answer
 //!                                                                └─next─ Away ←┘
@@ -14,6 +16,8 @@ use mote_protocol::{FailureKind, ResultKind};
 /// Where the runtime is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// No runtime runs and no function is known.
+    Blank,
     /// Started, has asked for nothing yet.
     Starting,
     /// `restore/next` is held: the snapshot point.
@@ -33,6 +37,8 @@ pub enum Phase {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
+    /// The host has a function.
+    Start,
     /// `GET restore/next`.
     RestoreNext,
     /// `GET invocation/next`.
@@ -77,6 +83,8 @@ pub enum Refusal {
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// Take the function and start its runtime.
+    Start,
     /// Keep this request waiting; if another is held, refuse that one.
     Hold,
     /// Answer this request 202.
@@ -122,7 +130,7 @@ pub struct State {
 impl Default for State {
     fn default() -> Self {
         Self {
-            phase: Phase::Starting,
+            phase: Phase::Blank,
             announced: false,
             resuming: false,
             quiescing: false,
@@ -159,11 +167,20 @@ impl State {
             Event::Exited if self.phase == Phase::Failed => Vec::new(),
             Event::Exited => self.fail(Action::Fail(FailureKind::Exit)),
             _ if self.phase == Phase::Failed => Vec::new(),
+            Event::Start => self.start(),
             Event::Quiesce => self.quiesce(),
             Event::Resume => self.resume(),
             Event::Invoke { request_id } => self.invoke(request_id),
             Event::Unplugged => self.unplugged(),
         }
+    }
+
+    fn start(&mut self) -> Vec<Action> {
+        if self.phase != Phase::Blank {
+            return self.fail(Action::Violation("A sandbox starts once"));
+        }
+        self.phase = Phase::Starting;
+        vec![Action::Start]
     }
 
     fn restore_next(&mut self) -> Vec<Action> {
@@ -232,7 +249,7 @@ impl State {
     fn quiesce(&mut self) -> Vec<Action> {
         self.quiescing = true;
         let mut actions = Vec::new();
-        if matches!(self.phase, Phase::AtSnapshot | Phase::Waiting) {
+        if matches!(self.phase, Phase::Blank | Phase::AtSnapshot | Phase::Waiting) {
             self.settle(&mut actions);
         }
         actions
@@ -245,7 +262,8 @@ impl State {
                 self.phase = Phase::Restoring;
                 vec![Action::Release]
             }
-            Phase::Waiting => vec![Action::Resumed],
+            // Who waits for a call finds out by itself that it is somebody else.
+            Phase::Blank | Phase::Waiting => vec![Action::Resumed],
             _ => {
                 self.resuming = true;
                 Vec::new()
@@ -254,6 +272,9 @@ impl State {
     }
 
     fn invoke(&mut self, request_id: &str) -> Vec<Action> {
+        if self.phase == Phase::Blank {
+            return self.fail(Action::Violation("A call arrived before the function"));
+        }
         if self.queued.is_some() || (self.serving.is_some() && self.wanted) {
             return self.fail(Action::Violation("A call arrived while another was under way"));
         }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 const MOVES: &[(Phase, Phase)] = {
     use Phase::*;
     &[
+        (Blank, Starting),
         (Starting, AtSnapshot),
         (Starting, Restoring),
         (Starting, Waiting),
@@ -22,8 +23,12 @@ const MOVES: &[(Phase, Phase)] = {
     ]
 };
 
+/// A long poll is held in these.
+const HOLDING: &[Phase] = &[Phase::AtSnapshot, Phase::Waiting];
+
 #[derive(Debug, Clone)]
 enum Input {
+    Start,
     RestoreNext,
     Next,
     /// Answers the call with this number, counted back from the newest; a call never made if too large.
@@ -52,7 +57,22 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
         1 => Just(Input::Unplugged),
         1 => Just(Input::Exited),
     ];
-    prop::collection::vec(input, 0..80)
+    let base = prop_oneof![
+        1 => Just(Input::Left),
+        2 => Just(Input::Quiesce),
+        2 => Just(Input::Resume),
+        1 => Just(Input::Unplugged),
+    ];
+    // Mostly in an order that leads somewhere.
+    let sensible = (prop::collection::vec(base, 0..6), prop::collection::vec(input.clone(), 0..80)).prop_map(
+        |(mut base, rest)| {
+            base.push(Input::Start);
+            base.extend(rest);
+            base
+        },
+    );
+    let odd = prop_oneof![1 => Just(Input::Start), 9 => input];
+    prop_oneof![4 => sensible, 1 => prop::collection::vec(odd, 0..40)]
 }
 
 proptest! {
@@ -65,6 +85,7 @@ proptest! {
         let mut queued: Option<String> = None;
         let mut held: i32 = 0;
         let (mut ready, mut failed, mut resumes) = (0, 0, 0);
+        let mut starts = 0;
         for input in inputs {
             let before = state.phase();
             let id = match input {
@@ -73,6 +94,7 @@ proptest! {
                 _ => None,
             }.unwrap_or_else(|| "never".to_owned());
             let event = match input {
+                Input::Start => Event::Start,
                 Input::RestoreNext => Event::RestoreNext,
                 Input::Next => Event::Next,
                 Input::Answer(_) => Event::Answer { request_id: &id, kind: Response },
@@ -99,7 +121,7 @@ proptest! {
                 prop_assert_eq!(after, Phase::Failed);
                 prop_assert!(actions.iter().all(|a| matches!(a, Action::Refuse(_))), "{:?}", actions);
             }
-            if matches!(event, Event::Left) && matches!(before, Phase::AtSnapshot | Phase::Waiting) {
+            if matches!(event, Event::Left) && HOLDING.contains(&before) {
                 held -= 1;
             }
             for action in &actions {
@@ -122,23 +144,49 @@ proptest! {
                     }
                     Action::Ready => ready += 1,
                     Action::Resumed => { prop_assert!(resumes > 0); resumes = 0; }
-                    Action::Settle => prop_assert!(matches!(after, Phase::AtSnapshot | Phase::Waiting)),
+                    Action::Settle => prop_assert!(after == Phase::Blank || HOLDING.contains(&after)),
+                    Action::Start => starts += 1,
                     Action::Fail(_) | Action::Violation(_) => { failed += 1; queued = None; }
                     Action::Accept | Action::Refuse(_) | Action::Forget => {}
                 }
             }
             if after != Phase::Failed {
-                prop_assert_eq!(held == 1, matches!(after, Phase::AtSnapshot | Phase::Waiting));
+                prop_assert_eq!(held == 1, HOLDING.contains(&after));
+                prop_assert_eq!(starts == 0, after == Phase::Blank);
                 prop_assert_eq!(state.serving().is_some(), after == Phase::Serving);
             }
         }
-        prop_assert!(ready <= 1 && failed <= 1);
+        prop_assert!(ready <= 1 && failed <= 1 && starts <= 1);
     }
+}
+
+/// A runtime that was started.
+fn starting() -> State {
+    let mut state = State::default();
+    assert_eq!(state.step(Event::Start), [Action::Start]);
+    state
+}
+
+#[test]
+fn a_base_without_a_runtime_waits_for_its_function() {
+    let mut state = State::default();
+    assert_eq!(state.step(Event::Quiesce), [Action::Settle]);
+    assert_eq!(state.step(Event::Resume), [Action::Resumed]);
+    assert_eq!(state.step(Event::Start), [Action::Start]);
+    assert_eq!(state.step(Event::RestoreNext), [Action::Hold, Action::Ready]);
+    assert!(matches!(state.step(Event::Start).as_slice(), [Action::Violation(_)]));
+}
+
+#[test]
+fn a_function_comes_before_its_calls() {
+    let mut state = State::default();
+    let actions = state.step(Event::Invoke { request_id: "a" });
+    assert!(matches!(actions.as_slice(), [Action::Violation(_)]), "{actions:?}");
 }
 
 #[test]
 fn a_snapshot_started_runtime_serves_calls() {
-    let mut state = State::default();
+    let mut state = starting();
     assert_eq!(state.step(Event::RestoreNext), [Action::Hold, Action::Ready]);
     assert_eq!(state.step(Event::Quiesce), [Action::Settle]);
     assert_eq!(state.step(Event::Resume), [Action::Release]);
@@ -160,7 +208,7 @@ fn a_snapshot_started_runtime_serves_calls() {
 
 #[test]
 fn a_runtime_without_hooks_is_ready_at_its_first_next() {
-    let mut state = State::default();
+    let mut state = starting();
     assert_eq!(state.step(Event::Next), [Action::Hold, Action::Ready]);
     assert_eq!(state.step(Event::RestoreNext), [Action::Refuse(Refusal::State(Phase::Waiting))]);
     assert_eq!(state.step(Event::Quiesce), [Action::Settle]);
@@ -170,7 +218,7 @@ fn a_runtime_without_hooks_is_ready_at_its_first_next() {
 
 #[test]
 fn a_lost_session_takes_its_call_along() {
-    let mut state = State::default();
+    let mut state = starting();
     state.step(Event::Next);
     state.step(Event::Invoke { request_id: "a" });
     assert_eq!(state.step(Event::Unplugged), []);
@@ -182,7 +230,7 @@ fn a_lost_session_takes_its_call_along() {
 
 #[test]
 fn overlapping_calls_are_the_hosts_fault() {
-    let mut state = State::default();
+    let mut state = starting();
     state.step(Event::Invoke { request_id: "a" });
     let actions = state.step(Event::Invoke { request_id: "b" });
     assert!(matches!(actions.as_slice(), [Action::Violation(_)]), "{actions:?}");
@@ -191,10 +239,10 @@ fn overlapping_calls_are_the_hosts_fault() {
 
 #[test]
 fn init_and_restore_errors_are_accepted_only_in_their_phase() {
-    let mut state = State::default();
+    let mut state = starting();
     assert_eq!(state.step(Event::RestoreError), [Action::Refuse(Refusal::State(Phase::Starting))]);
     assert_eq!(state.step(Event::InitError), [Action::Fail(FailureKind::Init), Action::Accept]);
-    let mut state = State::default();
+    let mut state = starting();
     state.step(Event::RestoreNext);
     state.step(Event::Resume);
     assert_eq!(state.step(Event::InitError), [Action::Refuse(Refusal::State(Phase::Restoring))]);
@@ -203,7 +251,7 @@ fn init_and_restore_errors_are_accepted_only_in_their_phase() {
 
 /// A runtime that waits for its second call, on a session of its own.
 fn waiting() -> State {
-    let mut state = State::default();
+    let mut state = starting();
     for event in [Event::RestoreNext, Event::Resume, Event::Next, Event::Invoke { request_id: "a" }] {
         state.step(event);
     }

@@ -5,9 +5,9 @@ mod support;
 use std::time::Duration;
 
 use mote_agent::process::Reap;
-use mote_protocol::{FailureKind, HostMessage, MAX_BODY, MAX_PAYLOAD, ResultKind};
+use mote_protocol::{AgentMessage, FailureKind, HostMessage, MAX_BODY, MAX_PAYLOAD, ResultKind};
 use serde_json::json;
-use support::{Sandbox, UNACCEPTABLE, call, identity, python};
+use support::{Sandbox, UNACCEPTABLE, call, function, identity, python};
 
 #[tokio::test]
 async fn a_function_is_settled_restored_and_called() {
@@ -85,6 +85,25 @@ async fn free_memory_is_cleared_for_the_snapshot_it_was_ordered_for() {
     sandbox.snapshot_and_resume().await;
     assert_eq!(*sandbox.settled.lock().unwrap(), None);
     assert_eq!(sandbox.call("call-2", json!(2)).await.json(), json!(2));
+}
+
+#[tokio::test]
+async fn a_base_becomes_a_function_after_it_was_restored() {
+    let mut sandbox = Sandbox::new().await;
+    sandbox.snapshot_and_resume().await;
+    let frame = sandbox.frame().await.unwrap();
+    assert!(matches!(frame.message, AgentMessage::Resumed { .. }), "{frame:?}");
+    sandbox.ready("app.handler").await;
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(sandbox.call("call-1", json!(1)).await.json(), json!(1));
+
+    // The identity comes with the function as well: `Resume` may be left out.
+    let mut sandbox = Sandbox::new().await;
+    sandbox.snapshot().await;
+    sandbox.connect().await;
+    sandbox.ready("app.handler").await;
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(sandbox.call("call-1", json!(1)).await.json(), json!(1));
 }
 
 #[tokio::test]
@@ -289,6 +308,19 @@ async fn a_host_that_breaks_the_rules_ends_the_sandbox() {
     sandbox.send(&HostMessage::Invoke { invoke: call("call-2") }, b"{}").await;
     let (kind, body, _) = sandbox.failure().await;
     assert_eq!((kind, &body["errorType"]), (FailureKind::Agent, &json!("Sandbox.Protocol")));
+
+    for order in [
+        HostMessage::Invoke { invoke: call("call-1") },
+        HostMessage::Start { function: function("app.handler"), identity: identity("again") },
+    ] {
+        let mut sandbox = Sandbox::new().await;
+        if matches!(order, HostMessage::Start { .. }) {
+            sandbox.ready("app.handler").await;
+        }
+        sandbox.send(&order, &[]).await;
+        let (kind, body, _) = sandbox.failure().await;
+        assert_eq!((kind, &body["errorType"]), (FailureKind::Agent, &json!("Sandbox.Protocol")));
+    }
 
     let mut sandbox = Sandbox::new().await;
     sandbox.ready("app.handler").await;

@@ -58,7 +58,8 @@ pub struct InvokeSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum HostMessage {
-    /// First on a session after a cold boot: mount the code, start the runtime, stop at its snapshot point.
+    /// Once: mount the code, start the runtime, stop at its snapshot point. The first message after a cold boot, or
+    /// after the restore of a snapshot that was taken without a function (a `Resume` may come before it then).
     /// The agent answers [`AgentMessage::Ready`] or [`AgentMessage::Failed`].
     Start {
         /// What to run.
@@ -73,15 +74,18 @@ pub enum HostMessage {
         within_ms: u32,
     },
     /// A snapshot is about to be taken: settle everything, then close the session. The host takes the
-    /// snapshot when it reads the end of the stream.
+    /// snapshot when it reads the end of the stream. Before `Start` too: of such a snapshot any function can be made
+    /// that has this runtime and this much memory, whatever its code's drive holds.
     Quiesce,
     /// First on a session after a restore (or after a snapshot, in the sandbox it was taken from): take the
-    /// new identity, then release the runtime. Answered by [`AgentMessage::Resumed`].
+    /// new identity, then release the runtime. Answered by [`AgentMessage::Resumed`], at once if there is no
+    /// runtime to release.
     Resume {
         /// Who this sandbox is from here on.
         identity: Identity,
     },
-    /// One call; the body is the event. May follow `Resume` without waiting. At most one at a time.
+    /// One call; the body is the event. May follow `Resume` without waiting, but not before `Start`. At most one at a
+    /// time.
     Invoke {
         /// The call.
         invoke: InvokeSpec,

@@ -59,8 +59,8 @@ impl Machine for Guest {
         identity::apply(identity).map_err(GuestError::Identity)
     }
 
-    fn prepare(&mut self, function: &FunctionSpec) -> Result<(), GuestError> {
-        mounts::make(function.storage_mb, function.memory_mb).map_err(GuestError::Mount)?;
+    fn prepare(&mut self) -> Result<(), GuestError> {
+        mounts::make().map_err(GuestError::Mount)?;
         write(LOOPBACK)?;
         for (resource, limit) in LIMITS {
             // Set on the agent, which is root and needs few files, and inherited by the function.
@@ -68,6 +68,10 @@ impl Machine for Guest {
             setrlimit(*resource, limit).map_err(GuestError::Limit)?;
         }
         rustix::thread::set_no_new_privs(true).map_err(GuestError::Limit)
+    }
+
+    fn admit(&mut self, function: &FunctionSpec) -> Result<(), GuestError> {
+        mounts::admit(function.storage_mb, function.memory_mb).map_err(GuestError::Mount)
     }
 
     fn started(&mut self) -> Result<(), GuestError> {

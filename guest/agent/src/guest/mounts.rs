@@ -1,11 +1,15 @@
 //! The file systems of a sandbox: the runtime image read-only below, a bounded tmpfs above, the code beside.
+//!
+//! All but the code, and the bound, are there before the function is known. What is mounted later is seen by a
+//! process that was started before: it shares the mount namespace, and pivoting moves its root along.
 
 use std::ffi::CString;
-use std::fs::{DirBuilder, Permissions, set_permissions};
+use std::fs::{DirBuilder, File, Permissions, set_permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::{chdir, pivot_root};
 
@@ -59,8 +63,21 @@ const TABLE: &[Entry] = &[
         flags: SAFE,
         options: "size=64k,nr_inodes=16,mode=0755",
     },
-    Entry { source: "/dev/vdb", target: "var/task", kind: "squashfs", flags: CODE, options: "" },
 ];
+
+/// The function's code.
+const DRIVE: &str = "/dev/vdb";
+const TASK: &str = "/var/task";
+const TASK_KIND: &str = "squashfs";
+
+/// `BLKFLSBUF`.
+const FLUSH: Opcode = opcode::none(0x12, 97);
+
+/// One of the folders that lie on the tmpfs, in the new root, and how it is mounted there.
+const WRITABLE: (&str, MountFlags) = ("/tmp", MountFlags::NOSUID);
+
+/// The bound until the function is known, MiB. Nobody writes then, but a bound cannot be set where there was none.
+const UNBOUND: u32 = 1;
 
 /// Links that programs expect beside the devices: name in the new root, target.
 const LINKS: &[(&str, &str)] = &[
@@ -90,6 +107,15 @@ pub enum MountError {
         #[source]
         error: Errno,
     },
+    /// The new bound on what is written.
+    #[error("Cannot bound {0} to {1} MiB")]
+    Bound(PathBuf, u32, #[source] Errno),
+    /// The code's drive does not open.
+    #[error("Cannot open {0}")]
+    Drive(PathBuf, #[source] std::io::Error),
+    /// What was read of another drive could not be dropped.
+    #[error("Cannot drop what was read of {0}")]
+    Flush(PathBuf, #[source] Errno),
     /// The change of root.
     #[error("Cannot make {0} the root")]
     Pivot(PathBuf, #[source] Errno),
@@ -101,17 +127,11 @@ fn bound(storage_mb: u32, memory_mb: u32) -> u32 {
     storage_mb.min(memory_mb / 2).max(1)
 }
 
-/// Makes all of them; everything writable together holds [`bound`] MiB.
-pub fn make(storage_mb: u32, memory_mb: u32) -> Result<(), MountError> {
+/// Makes all of them but the code.
+pub fn make() -> Result<(), MountError> {
     let stage = Path::new(STAGE);
     let root = stage.join("root");
-    attach(
-        "tmpfs",
-        stage,
-        "tmpfs",
-        MountFlags::NOSUID,
-        &format!("size={}m,mode=0755", bound(storage_mb, memory_mb)),
-    )?;
+    attach("tmpfs", stage, "tmpfs", MountFlags::NOSUID, &format!("size={UNBOUND}m,mode=0755"))?;
     for (name, mode) in FOLDERS {
         let folder = stage.join(name);
         let made = DirBuilder::new().create(&folder);
@@ -139,6 +159,25 @@ pub fn make(storage_mb: u32, memory_mb: u32) -> Result<(), MountError> {
         symlink(target, &link).map_err(|e| MountError::Link(link, e))?;
     }
     enter(&root).map_err(|e| MountError::Pivot(root, e))
+}
+
+/// Mounts the code; from here on everything writable together holds [`bound`] MiB.
+pub fn admit(storage_mb: u32, memory_mb: u32) -> Result<(), MountError> {
+    let size = bound(storage_mb, memory_mb);
+    let (folder, flags) = WRITABLE;
+    let failed = |error| MountError::Bound(folder.into(), size, error);
+    let options = CString::new(format!("size={size}m")).map_err(|_| failed(Errno::INVAL))?;
+    // Not `BIND`: the size is the file system's, not this mount's.
+    rustix::mount::mount_remount(folder, flags, options.as_c_str()).map_err(failed)?;
+    forget(Path::new(DRIVE))?;
+    attach(DRIVE, Path::new(TASK), TASK_KIND, CODE, "")
+}
+
+/// Drops what the kernel read of a drive: another file may be behind it than when the snapshot was taken.
+fn forget(drive: &Path) -> Result<(), MountError> {
+    let opened = File::open(drive).map_err(|e| MountError::Drive(drive.into(), e))?;
+    // SAFETY: BLKFLSBUF takes no argument, and drops clean blocks only.
+    unsafe { ioctl(&opened, NoArg::<FLUSH>::new()) }.map_err(|e| MountError::Flush(drive.into(), e))
 }
 
 /// `pivot_root(".", ".")` stacks the old root on the new one's; detaching what is on top leaves the new.
@@ -172,6 +211,14 @@ fn bind(source: &Path, target: &Path, flags: MountFlags) -> Result<(), MountErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_drive_is_forgotten() {
+        // BLKFLSBUF = _IO(0x12, 97).
+        assert_eq!(FLUSH, 0x1261);
+        assert!(matches!(forget(Path::new("/nonexistent")), Err(MountError::Drive(..))));
+        assert!(matches!(forget(Path::new("/dev/null")), Err(MountError::Flush(..))));
+    }
 
     #[test]
     fn what_is_written_leaves_room_to_run() {

@@ -81,7 +81,11 @@ impl Machine for Native {
         }
     }
 
-    fn prepare(&mut self, _: &FunctionSpec) -> std::io::Result<()> {
+    fn prepare(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn admit(&mut self, _: &FunctionSpec) -> std::io::Result<()> {
         Ok(())
     }
 
@@ -202,16 +206,7 @@ impl Sandbox {
     }
 
     pub async fn start(&mut self, handler: &str) {
-        let function = FunctionSpec {
-            name: "app".into(),
-            version: "$LATEST".into(),
-            handler: handler.into(),
-            runtime: "python3.11".into(),
-            memory_mb: 128,
-            storage_mb: 64,
-            environment: BTreeMap::from([("STAGE".into(), "test".into())]),
-        };
-        self.send(&HostMessage::Start { function, identity: identity("cold") }, &[]).await;
+        self.send(&HostMessage::Start { function: function(handler), identity: identity("cold") }, &[]).await;
     }
 
     /// Starts and goes to the snapshot point; the output until then.
@@ -233,13 +228,18 @@ impl Sandbox {
 
     /// Settles, as for a snapshot, and comes back on a new session as `restored-N`.
     pub async fn snapshot_and_resume(&mut self) {
+        self.snapshot().await;
+        self.restores += 1;
+        self.resume(identity(&format!("restored-{}", self.restores))).await;
+    }
+
+    /// Settles, as for a snapshot.
+    pub async fn snapshot(&mut self) {
         self.send(&HostMessage::Quiesce, &[]).await;
         while let Some(frame) = self.frame().await {
             let usual = matches!(frame.message, AgentMessage::Log { .. } | AgentMessage::Resumed { .. });
             assert!(usual, "{frame:?}");
         }
-        self.restores += 1;
-        self.resume(identity(&format!("restored-{}", self.restores))).await;
     }
 
     /// A new session that begins with this identity.
@@ -329,6 +329,18 @@ impl Sandbox {
                 }
             }
         }
+    }
+}
+
+pub fn function(handler: &str) -> FunctionSpec {
+    FunctionSpec {
+        name: "app".into(),
+        version: "$LATEST".into(),
+        handler: handler.into(),
+        runtime: "python3.11".into(),
+        memory_mb: 128,
+        storage_mb: 64,
+        environment: BTreeMap::from([("STAGE".into(), "test".into())]),
     }
 }
 
