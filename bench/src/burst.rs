@@ -91,7 +91,7 @@ fn measure(
     distinct.dedup();
     let mut samples = Samples::default();
     for round in 0..=runs {
-        for mode in modes {
+        for mode in restoring::turn(modes, round) {
             restoring::forget(client, &distinct)?;
             let sample = Sample::mean(&burst(client, names, event, expected, mode)?);
             if round > 0 {

@@ -8,6 +8,7 @@ mod figures;
 mod functions;
 mod inputs;
 mod monitor;
+mod plots;
 mod restore;
 mod restoring;
 mod start;
@@ -44,6 +45,8 @@ enum Bench {
     Restore(restoring::Options),
     /// Functions recorded with one input and called with smaller and larger ones, in the booted appliance.
     Inputs(restoring::Options),
+    /// Draw what was measured: figures and tables in docs/BENCHMARKS.md from results/*.json.
+    Plots(plots::Options),
     /// Many calls at once, of one function or of as many different ones, in the booted appliance.
     Burst(burst::Options),
 }
@@ -58,8 +61,13 @@ fn main() -> ExitCode {
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),
         Bench::Burst(options) => burst::run(options, arguments.runs),
+        Bench::Plots(options) => return ended(plots::run(options)),
     };
-    match measured.and_then(|report| publish(&report, arguments.json.as_deref())) {
+    ended(measured.and_then(|report| publish(&report, arguments.json.as_deref())))
+}
+
+fn ended(outcome: Outcome<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", mote_monitor::error_chain(error.as_ref()));
