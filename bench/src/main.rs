@@ -8,7 +8,9 @@ mod figures;
 mod functions;
 mod inputs;
 mod monitor;
+mod paging;
 mod plots;
+mod program;
 mod restore;
 mod restoring;
 mod start;
@@ -38,6 +40,8 @@ struct Arguments {
 enum Bench {
     /// CPU time of a monitor before its guest runs: ELF and bzImage kernels (native, needs /dev/kvm).
     Monitor(monitor::Options),
+    /// One call served from a snapshot on disk, with its memory brought back in different ways (native, needs /dev/kvm).
+    Paging(paging::Options),
     /// One call served cold, from a snapshot and warm, in the booted appliance (needs `make image`).
     Start(start::Options),
     /// Every function of bench/functions recorded with one input and called with another, in each restore mode, in the
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match &arguments.bench {
         Bench::Monitor(options) => monitor::run(options, arguments.runs),
+        Bench::Paging(options) => paging::run(options, arguments.runs),
         Bench::Start(options) => start::run(options, arguments.runs),
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),

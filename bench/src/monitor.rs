@@ -12,8 +12,8 @@ use mote_image::kernel;
 use mote_image::project::Project;
 use mote_monitor::control::Event;
 
-use crate::Outcome;
 use crate::figures::{Mode, Report, quantile};
+use crate::{Outcome, program};
 
 /// Bound on one start.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -37,10 +37,7 @@ pub struct Options {
 
 /// Runs the comparison.
 pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
-    let monitor = match &options.monitor {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("mote-monitor"),
-    };
+    let monitor = program::monitor(options.monitor.as_deref())?;
     let vmlinux = match &options.vmlinux {
         Some(path) => path.clone(),
         None => guest_kernel()?,

@@ -1,0 +1,170 @@
+//! How guest memory comes back: one call served from a cold snapshot, with the ways of restoring it compared.
+//!
+//! The guests are micro-guests, which run natively; the monitor, the snapshots, the loader are the product's. The steps
+//! follow figure 5.5 of Ao's dissertation for every way alike: a clean snapshot, one recorded call, a warm snapshot,
+//! and then the calls that count, each from files that were dropped from the page cache.
+
+mod measure;
+mod pattern;
+mod prepare;
+mod probe;
+mod vm;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use mote_snapshot::Plan;
+
+use crate::figures::{Mode, Part, Report, quantile};
+use crate::{Outcome, program};
+use measure::{Sample, measure, number};
+use pattern::PATTERNS;
+use prepare::{Prepared, prepare};
+
+/// A way of restoring a snapshot.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    /// How the report calls it.
+    name: &'static str,
+    /// What the monitor calls it.
+    mode: &'static str,
+    /// Further words for the monitor.
+    flags: &'static [&'static str],
+    /// What the loader reads meanwhile.
+    plan: Option<Plan>,
+    /// Whether the memory file is in the page cache.
+    cached: bool,
+}
+
+/// Ways to compare, over all patterns.
+struct Comparison {
+    name: &'static str,
+    ways: &'static [Way],
+    /// Slow and fast.
+    ratios: &'static [(&'static str, &'static str)],
+}
+
+const PAGING: Comparison = Comparison {
+    name: "paging",
+    ways: &[
+        Way { name: "lazy", mode: "lazy", flags: &[], plan: None, cached: false },
+        Way { name: "cached", mode: "cached", flags: &[], plan: None, cached: true },
+        Way { name: "reap", mode: "reap", flags: &[], plan: None, cached: false },
+        Way { name: "faasnap", mode: "faasnap", flags: &[], plan: Some(Plan::LoadingSet), cached: false },
+    ],
+    ratios: &[("lazy", "faasnap"), ("reap", "faasnap"), ("faasnap", "cached")],
+};
+
+/// What to measure, and where.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The monitor [default: mote-monitor beside this program].
+    #[arg(long)]
+    monitor: Option<PathBuf>,
+    /// Folder for the snapshots, on a disk [default: where this program is].
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Patterns to measure [default: all].
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(PATTERNS.iter().map(|pattern| pattern.name)))]
+    patterns: Vec<String>,
+    /// Modes to measure [default: all].
+    #[arg(long, value_delimiter = ',')]
+    modes: Vec<String>,
+    /// Leave the snapshots behind and say where.
+    #[arg(long)]
+    keep: bool,
+    /// Divide all sizes by this, to try things out.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    scale: u32,
+}
+
+/// Runs the comparison.
+pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
+    compare(&PAGING, options, runs)
+}
+
+fn compare(comparison: &Comparison, options: &Options, runs: u32) -> Outcome<Report> {
+    let monitor = program::monitor(options.monitor.as_deref())?;
+    let ways = chosen(comparison.ways, &options.modes, |way| way.name)?;
+    let patterns = chosen(&PATTERNS, &options.patterns, |pattern| pattern.name)?;
+    let parent = match &options.dir {
+        Some(dir) => dir.clone(),
+        None => std::env::current_exe()?.parent().unwrap_or(Path::new(".")).to_owned(),
+    };
+    probe::check_on_disk(&parent)?;
+    let mut folder = tempfile::Builder::new().prefix("paging-").tempdir_in(&parent)?;
+    if options.keep {
+        folder.disable_cleanup(true);
+        eprintln!("The snapshots are in {}", folder.path().display());
+    }
+
+    let mut report = Report::new(comparison.name, runs);
+    for pattern in patterns {
+        let place = folder.path().join(pattern.name);
+        std::fs::create_dir(&place)?;
+        let snapshot = prepare(&monitor, &pattern.guest(options.scale)?, &place)?;
+        report.parts.insert(pattern.name.to_owned(), part(&monitor, &snapshot, &ways, runs)?);
+        if !options.keep {
+            std::fs::remove_dir_all(&place)?;
+        }
+    }
+    report.sum_up();
+    for (slow, fast) in comparison.ratios {
+        report.ratio(slow, fast);
+    }
+    Ok(report)
+}
+
+/// Those of `all` that are named, or all.
+fn chosen<T: Copy>(all: &[T], names: &[String], name: impl Fn(&T) -> &str) -> Outcome<Vec<T>> {
+    if let Some(unknown) = names.iter().find(|wanted| !all.iter().any(|one| name(one) == *wanted)) {
+        let known: Vec<&str> = all.iter().map(&name).collect();
+        return Err(format!("There is no {unknown}, only {}", known.join(", ")).into());
+    }
+    Ok(all
+        .iter()
+        .filter(|one| names.is_empty() || names.iter().any(|wanted| name(one) == wanted))
+        .copied()
+        .collect())
+}
+
+/// Measures all ways of restoring one snapshot, in turn.
+fn part(monitor: &Path, snapshot: &Prepared, ways: &[Way], runs: u32) -> Outcome<Part> {
+    let mut samples: Vec<Vec<Sample>> = ways.iter().map(|_| Vec::new()).collect();
+    for round in 0..=runs {
+        // Every round begins with another one, so that none always follows the same.
+        let first = usize::try_from(round)? % ways.len();
+        for index in (first..ways.len()).chain(0..first) {
+            let (Some(way), Some(series)) = (ways.get(index), samples.get_mut(index)) else { continue };
+            let sample = measure(monitor, snapshot, way)
+                .map_err(|error| format!("{}: {}", way.name, mote_monitor::error_chain(error.as_ref())))?;
+            if round > 0 {
+                series.push(sample);
+            }
+        }
+    }
+    let mut part = Part::default();
+    for (way, samples) in ways.iter().zip(&samples) {
+        part.modes.insert(way.name.to_owned(), figures(way, samples, snapshot));
+    }
+    Ok(part)
+}
+
+fn figures(way: &Way, samples: &[Sample], snapshot: &Prepared) -> Mode {
+    let totals: Vec<f64> = samples.iter().map(|sample| sample.total_ms).collect();
+    let mut mode = Mode::of(&totals);
+    let mut series: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (name, value) in samples.iter().flat_map(|sample| &sample.counts) {
+        series.entry(name).or_default().push(*value);
+    }
+    mode.counts.extend(series.into_iter().map(|(name, values)| (name.to_owned(), quantile(&values, 0.5))));
+    if way.plan.is_some() {
+        let built = &snapshot.built;
+        let pages =
+            [("loading_set_pages", built.loading_pages), ("loading_set_regions", built.loading_regions)];
+        mode.counts.extend(pages.map(|(name, count)| (name.to_owned(), number(count))));
+    }
+    mode
+}
