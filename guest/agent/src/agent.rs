@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::api::{Asked, Call, Reply, Upload};
-use crate::launch::{Ground, LaunchError, Runtime, Settings, ground, identify, launch};
+use crate::launch::{Ground, LaunchError, Launched, Runtime, Settings, ground, identify, launch, prewarm};
 use crate::machine::Machine;
 use crate::memory;
 use crate::process;
@@ -139,6 +139,8 @@ struct Attached {
     report: Vec<u8>,
     /// For `Start`.
     function: Option<(FunctionSpec, Identity)>,
+    /// For `Prewarm`: the runtime's name.
+    runtime: String,
 }
 
 impl<M: Machine> Agent<M> {
@@ -208,6 +210,11 @@ impl<M: Machine> Agent<M> {
 
     async fn ordered(&mut self, frame: Frame<HostMessage>) {
         match frame.message {
+            HostMessage::Prewarm { runtime } => {
+                self.started = Instant::now();
+                let able = self.ground.as_ref().is_some_and(Ground::prewarms);
+                self.step(Event::Prewarm { able }, Attached { runtime, ..Attached::default() }).await;
+            }
             HostMessage::Start { function, identity } => {
                 self.started = Instant::now();
                 let function = Some((function, identity));
@@ -233,10 +240,26 @@ impl<M: Machine> Agent<M> {
         }
     }
 
-    fn start(&mut self, function: &FunctionSpec, identity: &Identity) {
+    fn prewarm(&mut self, runtime: &str) {
         let Some(ground) = &self.ground else { return };
-        match launch(&self.settings, &mut self.machine, ground, function, identity) {
+        match prewarm(&self.settings, ground, runtime) {
             Ok(runtime) => self.runtime = Some(runtime),
+            Err(error) => self.unable(&error),
+        }
+    }
+
+    async fn start(&mut self, function: &FunctionSpec, identity: &Identity) {
+        let Some(ground) = &self.ground else { return };
+        // Refused by hanging up if nothing comes of it: it is ended then.
+        let held = self.held.take();
+        let prewarmed = (self.runtime.take(), held.is_some());
+        match launch(&self.settings, &mut self.machine, ground, (function, identity), prewarmed).await {
+            Ok(Launched { runtime, introduction }) => {
+                self.runtime = Some(runtime);
+                if let Some(introduction) = introduction {
+                    reply(held, Reply::Function(introduction));
+                }
+            }
             Err(error) => self.unable(&error),
         }
     }
@@ -244,6 +267,7 @@ impl<M: Machine> Agent<M> {
     async fn asked(&mut self, asked: Asked) {
         let Asked { call, request_id, upload, reply } = asked;
         let event = match call {
+            Call::Function => Event::Function,
             Call::RestoreNext => Event::RestoreNext,
             Call::Next => Event::Next,
             Call::Answer(kind) => {
@@ -277,9 +301,10 @@ impl<M: Machine> Agent<M> {
 
     async fn act(&mut self, action: Action, attached: &mut Attached) {
         match action {
+            Action::Prewarm => self.prewarm(&attached.runtime),
             Action::Start => {
                 if let Some((function, identity)) = attached.function.take() {
-                    self.start(&function, &identity);
+                    self.start(&function, &identity).await;
                 }
             }
             Action::Hold => {
@@ -297,7 +322,7 @@ impl<M: Machine> Agent<M> {
             }
             Action::Accept => reply(attached.reply.take(), Reply::Accepted),
             Action::Refuse(Refusal::State(phase)) => {
-                refuse(attached.reply.take(), StatusCode::FORBIDDEN, wrong_state(state_words(phase)));
+                refuse(attached.reply.take(), StatusCode::FORBIDDEN, wrong_state(phase.words()));
             }
             Action::Refuse(Refusal::RequestId) => {
                 let error = ErrorObject::new("InvalidRequestID", "Invalid request ID");
@@ -483,19 +508,6 @@ fn refuse(to: Option<oneshot::Sender<Reply>>, status: StatusCode, error: ErrorOb
 
 fn wrong_state(because: &str) -> ErrorObject {
     ErrorObject::new("InvalidStateTransition", format!("Not allowed now: {because}"))
-}
-
-fn state_words(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Blank => "no function is known",
-        Phase::Starting => "the runtime is starting",
-        Phase::AtSnapshot => "the runtime waits at restore/next",
-        Phase::Restoring => "the runtime is being restored",
-        Phase::Away => "no call is under way",
-        Phase::Waiting => "the runtime waits for a call",
-        Phase::Serving => "a call is under way",
-        Phase::Failed => "the sandbox is ending",
-    }
 }
 
 fn micros(since: Instant) -> u64 {

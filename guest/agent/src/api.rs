@@ -31,6 +31,8 @@ const ERROR_BODY: &str = "lambda-runtime-function-error-body";
 /// What the runtime can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
+    /// `GET function`, a long poll of a runtime that was started without one.
+    Function,
     /// `GET restore/next`.
     RestoreNext,
     /// `GET invocation/next`.
@@ -74,6 +76,8 @@ pub struct Upload {
 pub enum Reply {
     /// 202.
     Accepted,
+    /// 200 to `function`: what it is, JSON.
+    Function(Vec<u8>),
     /// 200 to `restore/next`.
     Restored,
     /// 200 to `next`: an event.
@@ -141,17 +145,17 @@ async fn respond(
     Ok(render(reply))
 }
 
-const PREFIX: &str = "/2018-06-01/runtime/";
 const ID: &str = "{id}";
 
-/// Everything there is, below [`PREFIX`].
-const ROUTES: &[(Method, &[&str], Call)] = &[
-    (Method::GET, &["restore", "next"], Call::RestoreNext),
-    (Method::GET, &["invocation", "next"], Call::Next),
-    (Method::POST, &["invocation", ID, "response"], Call::Answer(ResultKind::Response)),
-    (Method::POST, &["invocation", ID, "error"], Call::Answer(ResultKind::Error)),
-    (Method::POST, &["init", "error"], Call::InitError),
-    (Method::POST, &["restore", "error"], Call::RestoreError),
+/// Everything there is. What is not Lambda's is for the runtime's own start program.
+const ROUTES: &[(Method, &str, Call)] = &[
+    (Method::GET, "/mote/function", Call::Function),
+    (Method::GET, "/2018-06-01/runtime/restore/next", Call::RestoreNext),
+    (Method::GET, "/2018-06-01/runtime/invocation/next", Call::Next),
+    (Method::POST, "/2018-06-01/runtime/invocation/{id}/response", Call::Answer(ResultKind::Response)),
+    (Method::POST, "/2018-06-01/runtime/invocation/{id}/error", Call::Answer(ResultKind::Error)),
+    (Method::POST, "/2018-06-01/runtime/init/error", Call::InitError),
+    (Method::POST, "/2018-06-01/runtime/restore/error", Call::RestoreError),
 ];
 
 /// Why a request is none of the API's.
@@ -176,12 +180,12 @@ fn route<'a>(method: &Method, path: &'a str) -> Result<(Call, &'a str), Unrouted
 }
 
 /// The id in a path of this form, empty if it has none; `None` if the path is of another form.
-fn matched<'a>(pattern: &[&str], path: &'a str) -> Option<&'a str> {
+fn matched<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
     let mut id = "";
-    let mut segments = path.strip_prefix(PREFIX)?.split('/');
-    for part in pattern {
+    let mut segments = path.split('/');
+    for part in pattern.split('/') {
         let segment = segments.next()?;
-        match *part {
+        match part {
             ID if !segment.is_empty() => id = segment,
             part if part == segment => {}
             _ => return None,
@@ -252,6 +256,7 @@ where
 fn render(reply: Reply) -> Response<Full<Bytes>> {
     match reply {
         Reply::Accepted => json(StatusCode::ACCEPTED, br#"{"status":"OK"}"#.to_vec()),
+        Reply::Function(function) => json(StatusCode::OK, function),
         Reply::Restored => json(StatusCode::OK, b"{}".to_vec()),
         Reply::Refused(status, error) => refused(status, &error),
         Reply::Event(invoke, body) => event(invoke, body),

@@ -66,6 +66,8 @@ async fn unknown_paths_and_methods_are_told() {
         ("GET /2018-06-01/runtime/invocation/next/x", 404, "NotFound"),
         ("POST /2018-06-01/runtime/invocation//response", 404, "NotFound"),
         ("POST /2020-01-01/extension/register", 404, "NotFound"),
+        ("GET /mote/function/", 404, "NotFound"),
+        ("POST /mote/function", 405, "MethodNotAllowed"),
         ("POST /2018-06-01/runtime/invocation/next", 405, "MethodNotAllowed"),
         ("GET /2018-06-01/runtime/invocation/1/response", 405, "MethodNotAllowed"),
     ] {

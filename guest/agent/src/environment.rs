@@ -31,6 +31,9 @@ pub struct Places<'a> {
     pub generation: &'a Path,
 }
 
+/// Name and value of every variable.
+pub type Environment = BTreeMap<String, String>;
+
 /// The whole environment of the runtime process.
 #[must_use]
 pub fn build(
@@ -38,33 +41,55 @@ pub fn build(
     identity: &Identity,
     runtime: &RuntimeFile,
     places: Places<'_>,
-) -> BTreeMap<String, String> {
+) -> Environment {
     let text = |s: &str| s.to_owned();
     let reserved = [
         ("_HANDLER", function.handler.clone()),
-        ("AWS_EXECUTION_ENV", format!("AWS_Lambda_{}", function.runtime)),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", function.memory_mb.to_string()),
         ("AWS_LAMBDA_FUNCTION_NAME", function.name.clone()),
         ("AWS_LAMBDA_FUNCTION_VERSION", function.version.clone()),
-        ("AWS_LAMBDA_INITIALIZATION_TYPE", text(if runtime.snapshot { "snap-start" } else { "on-demand" })),
         ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", function.name)),
         ("AWS_LAMBDA_LOG_STREAM_NAME", log_stream(function, identity)),
-        ("AWS_LAMBDA_RUNTIME_API", text(places.api)),
-        ("LAMBDA_RUNTIME_DIR", text("/var/runtime")),
-        ("LAMBDA_TASK_ROOT", places.task_root.to_string_lossy().into_owned()),
-        // For the runtime's start program, which keeps it from the function.
-        ("MOTE_GENERATION", places.generation.to_string_lossy().into_owned()),
     ];
-    let mut environment: BTreeMap<String, String> =
-        DEFAULTS.iter().map(|(key, value)| (text(key), text(value))).collect();
-    environment.extend(runtime.env.clone());
+    let mut environment = weak(runtime);
     // The rest of what the host accepted is passed on unless no process could be started with it.
     let usable =
         |key: &str, value: &str| !key.is_empty() && !key.contains(['=', '\0']) && !value.contains('\0');
     environment.extend(function.environment.clone().into_iter().filter(|(key, value)| usable(key, value)));
     environment.retain(|key, _| !RESERVED.contains(&key.as_str()));
+    environment.extend(strong(&function.runtime, runtime, places));
     environment.extend(reserved.map(|(key, value)| (text(key), value)));
     environment
+}
+
+/// The environment of a runtime process whose function is not known yet: what is the same for all of them.
+#[must_use]
+pub fn base(runtime_name: &str, runtime: &RuntimeFile, places: Places<'_>) -> Environment {
+    let mut environment = weak(runtime);
+    environment.extend(strong(runtime_name, runtime, places));
+    environment
+}
+
+/// What a function may override.
+fn weak(runtime: &RuntimeFile) -> Environment {
+    let defaults = DEFAULTS.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    defaults.chain(runtime.env.clone()).collect()
+}
+
+/// What it may not.
+fn strong(runtime_name: &str, runtime: &RuntimeFile, places: Places<'_>) -> Environment {
+    let text = |s: &str| s.to_owned();
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let pairs = [
+        ("AWS_EXECUTION_ENV", format!("AWS_Lambda_{runtime_name}")),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", text(if runtime.snapshot { "snap-start" } else { "on-demand" })),
+        ("AWS_LAMBDA_RUNTIME_API", text(places.api)),
+        ("LAMBDA_RUNTIME_DIR", text("/var/runtime")),
+        ("LAMBDA_TASK_ROOT", path(places.task_root)),
+        // For the runtime's start program, which keeps it from the function.
+        ("MOTE_GENERATION", path(places.generation)),
+    ];
+    pairs.map(|(key, value)| (text(key), value)).into()
 }
 
 /// `2026/11/21/[$LATEST]0123456789abcdef`, as Lambda names them.
@@ -116,17 +141,20 @@ mod tests {
 
     fn python() -> RuntimeFile {
         let env = BTreeMap::from([("LANG".into(), "C.UTF-8".into()), ("PYTHONPATH".into(), "/r".into())]);
-        RuntimeFile { exec: vec!["python".into()], env, snapshot: true }
+        RuntimeFile { exec: vec!["python".into()], env, snapshot: true, prewarm: None }
+    }
+
+    fn places() -> Places<'static> {
+        Places {
+            api: "127.0.0.1:9001",
+            task_root: Path::new("/var/task"),
+            generation: Path::new("/run/mote/generation"),
+        }
     }
 
     fn made(environment: &[(&str, &str)], seconds: u64) -> BTreeMap<String, String> {
         let own = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let places = Places {
-            api: "127.0.0.1:9001",
-            task_root: Path::new("/var/task"),
-            generation: Path::new("/run/mote/generation"),
-        };
-        build(&function(own), &identity(seconds), &python(), places)
+        build(&function(own), &identity(seconds), &python(), places())
     }
 
     #[test]
@@ -171,6 +199,29 @@ mod tests {
         assert_eq!(made["AWS_LAMBDA_RUNTIME_API"], "127.0.0.1:9001");
         assert!(made.keys().all(|key| !key.contains(['\0', '='])));
         assert!(!made.contains_key("AWS_LAMBDA_MAX_CONCURRENCY"));
+    }
+
+    #[test]
+    fn without_a_function_only_what_is_its_own_is_missing() {
+        let base = base("python3.11", &python(), places());
+        let made = made(&[("STAGE", "prod"), ("TZ", "Europe/Bern"), ("LAMBDA_TASK_ROOT", "/x")], 0);
+        let differ: Vec<&str> = made
+            .iter()
+            .filter(|(key, value)| base.get(*key) != Some(value))
+            .map(|(key, _)| key.as_str())
+            .collect();
+        let own = [
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+            "AWS_LAMBDA_FUNCTION_NAME",
+            "AWS_LAMBDA_FUNCTION_VERSION",
+            "AWS_LAMBDA_LOG_GROUP_NAME",
+            "AWS_LAMBDA_LOG_STREAM_NAME",
+            "STAGE",
+            "TZ",
+            "_HANDLER",
+        ];
+        assert_eq!(differ, own);
+        assert!(base.keys().all(|key| made.contains_key(key)));
     }
 
     #[test]

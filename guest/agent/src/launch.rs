@@ -1,15 +1,16 @@
 //! From a booted machine to a running runtime: file systems, Runtime API, identity, process.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mote_protocol::{FunctionSpec, Identity};
 use rustix::process::Pid;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::api::{self, Asked};
-use crate::environment::{self, Places};
+use crate::environment::{self, Environment, Places};
 use crate::generation::{self, GenerationError};
 use crate::machine::Machine;
 use crate::output::Output;
@@ -77,6 +78,8 @@ impl<E: std::error::Error + 'static> LaunchError<E> {
 /// A started runtime.
 #[derive(Debug)]
 pub struct Runtime {
+    /// What it was started with.
+    environment: Environment,
     /// Its process.
     pub pid: Pid,
     /// What it writes.
@@ -89,6 +92,37 @@ pub struct Ground {
     description: RuntimeFile,
     /// `HOST:PORT` of the Runtime API.
     api: String,
+}
+
+impl Ground {
+    /// Whether the runtime can be started before its function is known.
+    #[must_use]
+    pub fn prewarms(&self) -> bool {
+        self.description.prewarm.is_some()
+    }
+
+    fn places<'a>(&'a self, settings: &'a Settings) -> Places<'a> {
+        Places { api: &self.api, task_root: &settings.task_root, generation: &settings.generation }
+    }
+}
+
+/// A function as it is told to a runtime that waits for one.
+#[derive(Serialize)]
+struct Introduction<'a> {
+    /// All of it: nothing else of what the process was started with stays.
+    environment: &'a Environment,
+    /// The working folder.
+    folder: &'a Path,
+    handler: &'a str,
+}
+
+/// A runtime that has its function.
+#[derive(Debug)]
+pub struct Launched {
+    /// The process.
+    pub runtime: Runtime,
+    /// What its request for the function is to be answered with, if it was started before.
+    pub introduction: Option<Vec<u8>>,
 }
 
 /// Makes the ground; requests of the runtime go to `asked`.
@@ -122,26 +156,69 @@ pub fn identify<M: Machine>(
     generation::publish(&settings.generation, &identity.instance_id).map_err(LaunchError::Generation)
 }
 
-/// Takes the function and its identity, and starts the runtime.
+/// Starts a runtime that will ask for its function.
+///
+/// # Errors
+/// When it does not start.
+pub fn prewarm<E: std::error::Error>(
+    settings: &Settings,
+    ground: &Ground,
+    runtime_name: &str,
+) -> Result<Runtime, LaunchError<E>> {
+    let environment = environment::base(runtime_name, &ground.description, ground.places(settings));
+    // Not in the folder of the code: something is to be mounted there.
+    start(settings, ground, None, Path::new("/"), environment)
+}
+
+/// Takes the function and its identity. Its runtime is `prewarmed` if that is there, asks for its function
+/// (`asking`) and may become this one; a new process otherwise.
 ///
 /// # Errors
 /// When any of the steps fails. What was done stays done: the sandbox is of no use then.
-pub fn launch<M: Machine>(
+pub async fn launch<M: Machine>(
     settings: &Settings,
     machine: &mut M,
     ground: &Ground,
-    function: &FunctionSpec,
-    identity: &Identity,
-) -> Result<Runtime, LaunchError<M::Error>> {
+    (function, identity): (&FunctionSpec, &Identity),
+    (prewarmed, asking): (Option<Runtime>, bool),
+) -> Result<Launched, LaunchError<M::Error>> {
     identify(settings, machine, identity)?;
     machine.admit(function).map_err(LaunchError::Prepare)?;
-    let root = &settings.task_root;
-    let places = Places { api: &ground.api, task_root: root, generation: &settings.generation };
-    let environment = environment::build(function, identity, &ground.description, places);
+    let environment = environment::build(function, identity, &ground.description, ground.places(settings));
+    let (folder, handler) = (settings.task_root.as_path(), function.handler.as_str());
+    let becomes = |runtime: &Runtime| {
+        let prewarm = ground.description.prewarm.as_ref();
+        asking && prewarm.is_some_and(|to| to.allows(&runtime.environment, &environment) && to.runs(folder))
+    };
+    let launched = match prewarmed {
+        Some(runtime) if becomes(&runtime) => {
+            let introduction = Introduction { environment: &environment, folder, handler };
+            // Strings, and a path of our own: always JSON.
+            let introduction = serde_json::to_vec(&introduction).unwrap_or_default();
+            Launched { runtime, introduction: Some(introduction) }
+        }
+        unfit => {
+            if let Some(runtime) = unfit {
+                process::end(runtime.pid).await;
+            }
+            let runtime = start(settings, ground, Some(handler), folder, environment)?;
+            Launched { runtime, introduction: None }
+        }
+    };
+    machine.started().map_err(LaunchError::Protect)?;
+    Ok(launched)
+}
+
+fn start<E: std::error::Error>(
+    settings: &Settings,
+    ground: &Ground,
+    handler: Option<&str>,
+    folder: &Path,
+    environment: Environment,
+) -> Result<Runtime, LaunchError<E>> {
     let who = settings.credentials;
     let (output, ends) = Output::new(who).map_err(LaunchError::Pipe)?;
-    let pid = process::spawn(&ground.description.exec, &function.handler, &environment, root, who, ends)
+    let pid = process::spawn(&ground.description.exec, handler, &environment, folder, who, ends)
         .map_err(LaunchError::Spawn)?;
-    machine.started().map_err(LaunchError::Protect)?;
-    Ok(Runtime { pid, output })
+    Ok(Runtime { environment, pid, output })
 }

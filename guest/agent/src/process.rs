@@ -1,13 +1,15 @@
 //! The runtime process: started once; every child that ends is reaped.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, WaitOptions, wait, waitpid};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait, waitpid};
 
+use crate::environment::Environment;
 use crate::output::Ends;
 
 /// Who the function runs as, inside the microVM.
@@ -33,27 +35,44 @@ pub enum SpawnError {
     Pid,
 }
 
-/// Starts the runtime in a process group of its own.
+/// How often and after which pauses an ended process is looked for: a kill takes effect at once, but for what the
+/// kernel is doing for the process.
+const ENDING: (u32, Duration) = (1000, Duration::from_millis(2));
+
+/// Starts the runtime in a process group of its own; without a handler if its function is not known yet.
 ///
 /// # Errors
 /// When there is no such program or it cannot be run.
 pub fn spawn(
     exec: &[String],
-    handler: &str,
-    environment: &BTreeMap<String, String>,
+    handler: Option<&str>,
+    environment: &Environment,
     folder: &Path,
     credentials: Option<Credentials>,
     output: Ends,
 ) -> Result<Pid, SpawnError> {
     let (program, arguments) = exec.split_first().ok_or(SpawnError::Empty)?;
     let mut command = Command::new(program);
-    command.args(arguments).arg(handler).env_clear().envs(environment).current_dir(folder).process_group(0);
+    command.args(arguments).args(handler).env_clear().envs(environment).current_dir(folder).process_group(0);
     command.stdin(Stdio::null()).stdout(output.stdout).stderr(output.stderr);
     if let Some(Credentials { uid, gid }) = credentials {
         command.uid(uid).gid(gid);
     }
     let child = command.spawn().map_err(|e| SpawnError::Spawn(program.into(), e))?;
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(SpawnError::Pid)
+}
+
+/// Ends a runtime that is not wanted, and whatever it started. One that does not end in time is left to [`reap`].
+pub async fn end(runtime: Pid) {
+    // It is gone already if this fails.
+    let _ = kill_process_group(runtime, Signal::KILL);
+    let (tries, pause) = ENDING;
+    for _ in 0..tries {
+        match waitpid(Some(runtime), WaitOptions::NOHANG) {
+            Ok(None) | Err(Errno::INTR) => tokio::time::sleep(pause).await,
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
 }
 
 /// Which children are ours to reap.
@@ -76,7 +95,7 @@ pub fn reap(what: Reap, runtime: Pid) -> Option<ExitStatus> {
         };
         match reaped {
             Ok(Some((pid, status))) if pid == runtime => ended = Some(ExitStatus::from_raw(status.as_raw())),
-            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(Some(_)) | Err(Errno::INTR) => {}
             Ok(None) | Err(_) => return ended,
         }
     }
@@ -87,13 +106,12 @@ mod tests {
     use super::*;
     use crate::output::Output;
     use mote_protocol::LogStream;
-    use std::time::Duration;
 
     async fn run(exec: &[&str], handler: &str) -> (String, ExitStatus) {
         let exec: Vec<String> = exec.iter().map(|s| (*s).to_owned()).collect();
-        let environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
+        let environment = Environment::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
         let (mut output, ends) = Output::new(None).unwrap();
-        let pid = spawn(&exec, handler, &environment, Path::new("/tmp"), None, ends).unwrap();
+        let pid = spawn(&exec, Some(handler), &environment, Path::new("/tmp"), None, ends).unwrap();
         let mut text = Vec::new();
         for _ in 0..1000 {
             let ended = reap(Reap::Runtime, pid);
@@ -128,10 +146,10 @@ mod tests {
             return;
         }
         let exec = ["/bin/sh", "-c", "id -u; id -G; echo opened > /dev/stdout"].map(str::to_owned);
-        let environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
+        let environment = Environment::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
         let who = Some(Credentials { uid: 993, gid: 990 });
         let (mut output, ends) = Output::new(who).unwrap();
-        spawn(&exec, "h", &environment, Path::new("/"), who, ends).unwrap();
+        spawn(&exec, None, &environment, Path::new("/"), who, ends).unwrap();
         let mut text = Vec::new();
         while !text.ends_with(b"opened\n") {
             let next = tokio::time::timeout(Duration::from_secs(10), output.next()).await.unwrap();
@@ -148,10 +166,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_not_wanted_ends_with_all_it_started() {
+        let exec = ["/bin/sh", "-c", "sleep 600 & echo up; sleep 600"].map(str::to_owned);
+        let (mut output, ends) = Output::new(None).unwrap();
+        let pid = spawn(&exec, None, &Environment::new(), Path::new("/"), None, ends).unwrap();
+        assert_eq!(output.next().await.1, b"up\n");
+        end(pid).await;
+        assert!(!Path::new(&format!("/proc/{}", pid.as_raw_nonzero())).exists());
+        // The last writer of the pipe is gone.
+        let more = tokio::time::timeout(Duration::from_millis(50), output.next()).await;
+        assert!(more.is_err());
+        end(pid).await;
+    }
+
+    #[tokio::test]
     async fn a_missing_program_is_named() {
         let (_, ends) = Output::new(None).unwrap();
         let exec = ["/nonexistent/python".to_owned()];
-        let error = spawn(&exec, "h", &BTreeMap::new(), Path::new("/"), None, ends).unwrap_err();
+        let error = spawn(&exec, None, &Environment::new(), Path::new("/"), None, ends).unwrap_err();
         assert_eq!(error.to_string(), "Cannot start /nonexistent/python");
     }
 }

@@ -2,8 +2,9 @@
 //! No I/O, no clock, no payloads.
 //!
 //! ```text
-//! Blank
-//!   ↓ Start
+//!    ┌────────────────Start────────────────┐
+//! Blank ─Prewarm→ Prewarming ─function→ AtFunction
+//!    ↓Start            ↓Start              ↓Start
 //! Starting ─restore/next→ AtSnapshot ─Resume→ Restoring ─next→ Waiting ⇄ Serving
 //!     └───────────────────next──────────────────────────────────↑  ↑        │ answer
 //!                                                                └─next─ Away ←┘
@@ -18,6 +19,10 @@ use mote_protocol::{FailureKind, ResultKind};
 pub enum Phase {
     /// No runtime runs and no function is known.
     Blank,
+    /// Started without a function, has asked for nothing yet.
+    Prewarming,
+    /// `mote/function` is held: what every function needs is loaded.
+    AtFunction,
     /// Started, has asked for nothing yet.
     Starting,
     /// `restore/next` is held: the snapshot point.
@@ -34,9 +39,35 @@ pub enum Phase {
     Failed,
 }
 
+impl Phase {
+    /// Why a request that is refused now is refused.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Blank => "no function is known",
+            Self::Prewarming => "the runtime loads what every function needs",
+            Self::AtFunction => "the runtime waits for its function",
+            Self::Starting => "the runtime is starting",
+            Self::AtSnapshot => "the runtime waits at restore/next",
+            Self::Restoring => "the runtime is being restored",
+            Self::Away => "no call is under way",
+            Self::Waiting => "the runtime waits for a call",
+            Self::Serving => "a call is under way",
+            Self::Failed => "the sandbox is ending",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
+    /// The host wants a runtime that waits for its function.
+    Prewarm {
+        /// There is a way to start it without one.
+        able: bool,
+    },
+    /// `GET mote/function`.
+    Function,
     /// The host has a function.
     Start,
     /// `GET restore/next`.
@@ -83,7 +114,9 @@ pub enum Refusal {
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Take the function and start its runtime.
+    /// Start the runtime without a function.
+    Prewarm,
+    /// Take the function: tell it to the runtime that waits for it, or start one.
     Start,
     /// Keep this request waiting; if another is held, refuse that one.
     Hold,
@@ -115,7 +148,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct State {
     phase: Phase,
-    /// The snapshot point was reached (and the host told, or it was past caring).
+    /// The point where a snapshot can be taken was reached (and the host told, or it was past caring).
     announced: bool,
     /// A `Resume` whose `Resumed` is due.
     resuming: bool,
@@ -157,6 +190,7 @@ impl State {
     /// Takes one event. A request of the runtime gets exactly one of `Hold`, `Accept` and `Refuse`.
     pub fn step(&mut self, event: Event<'_>) -> Vec<Action> {
         match event {
+            Event::Function => self.function(),
             Event::RestoreNext => self.restore_next(),
             Event::Next => self.next(),
             Event::Answer { request_id, kind } => self.answer(request_id, kind),
@@ -167,6 +201,7 @@ impl State {
             Event::Exited if self.phase == Phase::Failed => Vec::new(),
             Event::Exited => self.fail(Action::Fail(FailureKind::Exit)),
             _ if self.phase == Phase::Failed => Vec::new(),
+            Event::Prewarm { able } => self.prewarm(able),
             Event::Start => self.start(),
             Event::Quiesce => self.quiesce(),
             Event::Resume => self.resume(),
@@ -175,12 +210,41 @@ impl State {
         }
     }
 
-    fn start(&mut self) -> Vec<Action> {
+    fn prewarm(&mut self, able: bool) -> Vec<Action> {
         if self.phase != Phase::Blank {
+            return self.fail(Action::Violation("A runtime runs already"));
+        }
+        if !able {
+            return vec![Action::Ready];
+        }
+        self.phase = Phase::Prewarming;
+        vec![Action::Prewarm]
+    }
+
+    fn function(&mut self) -> Vec<Action> {
+        if !matches!(self.phase, Phase::Prewarming | Phase::AtFunction) {
+            return self.refuse();
+        }
+        self.phase = Phase::AtFunction;
+        let mut actions = vec![Action::Hold];
+        self.announce(&mut actions);
+        self.settle(&mut actions);
+        actions
+    }
+
+    fn start(&mut self) -> Vec<Action> {
+        if !self.blank() {
             return self.fail(Action::Violation("A sandbox starts once"));
         }
         self.phase = Phase::Starting;
+        // A runtime that waited for its function was ready too, but for that only.
+        self.announced = false;
         vec![Action::Start]
+    }
+
+    /// No function is known yet.
+    fn blank(&self) -> bool {
+        matches!(self.phase, Phase::Blank | Phase::Prewarming | Phase::AtFunction)
     }
 
     fn restore_next(&mut self) -> Vec<Action> {
@@ -239,6 +303,7 @@ impl State {
 
     fn left(&mut self) -> Vec<Action> {
         match self.phase {
+            Phase::AtFunction => self.phase = Phase::Prewarming,
             Phase::AtSnapshot => self.phase = Phase::Starting,
             Phase::Waiting => self.phase = Phase::Away,
             _ => {}
@@ -249,7 +314,7 @@ impl State {
     fn quiesce(&mut self) -> Vec<Action> {
         self.quiescing = true;
         let mut actions = Vec::new();
-        if matches!(self.phase, Phase::Blank | Phase::AtSnapshot | Phase::Waiting) {
+        if matches!(self.phase, Phase::Blank | Phase::AtFunction | Phase::AtSnapshot | Phase::Waiting) {
             self.settle(&mut actions);
         }
         actions
@@ -262,8 +327,8 @@ impl State {
                 self.phase = Phase::Restoring;
                 vec![Action::Release]
             }
-            // Who waits for a call finds out by itself that it is somebody else.
-            Phase::Blank | Phase::Waiting => vec![Action::Resumed],
+            // Who waits for a call or a function finds out by itself that it is somebody else.
+            Phase::Waiting | Phase::Blank | Phase::Prewarming | Phase::AtFunction => vec![Action::Resumed],
             _ => {
                 self.resuming = true;
                 Vec::new()
@@ -272,7 +337,7 @@ impl State {
     }
 
     fn invoke(&mut self, request_id: &str) -> Vec<Action> {
-        if self.phase == Phase::Blank {
+        if self.blank() {
             return self.fail(Action::Violation("A call arrived before the function"));
         }
         if self.queued.is_some() || (self.serving.is_some() && self.wanted) {

@@ -6,7 +6,12 @@ use proptest::prelude::*;
 const MOVES: &[(Phase, Phase)] = {
     use Phase::*;
     &[
+        (Blank, Prewarming),
+        (Prewarming, AtFunction),
+        (AtFunction, Prewarming),
         (Blank, Starting),
+        (Prewarming, Starting),
+        (AtFunction, Starting),
         (Starting, AtSnapshot),
         (Starting, Restoring),
         (Starting, Waiting),
@@ -24,10 +29,15 @@ const MOVES: &[(Phase, Phase)] = {
 };
 
 /// A long poll is held in these.
-const HOLDING: &[Phase] = &[Phase::AtSnapshot, Phase::Waiting];
+const HOLDING: &[Phase] = &[Phase::AtFunction, Phase::AtSnapshot, Phase::Waiting];
+
+/// No function is known in these.
+const BLANK: &[Phase] = &[Phase::Blank, Phase::Prewarming, Phase::AtFunction];
 
 #[derive(Debug, Clone)]
 enum Input {
+    Prewarm,
+    Function,
     Start,
     RestoreNext,
     Next,
@@ -58,6 +68,8 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
         1 => Just(Input::Exited),
     ];
     let base = prop_oneof![
+        2 => Just(Input::Prewarm),
+        4 => Just(Input::Function),
         1 => Just(Input::Left),
         2 => Just(Input::Quiesce),
         2 => Just(Input::Resume),
@@ -71,7 +83,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
             base
         },
     );
-    let odd = prop_oneof![1 => Just(Input::Start), 9 => input];
+    let odd = prop_oneof![1 => Just(Input::Prewarm), 1 => Just(Input::Function), 1 => Just(Input::Start), 9 => input];
     prop_oneof![4 => sensible, 1 => prop::collection::vec(odd, 0..40)]
 }
 
@@ -85,7 +97,7 @@ proptest! {
         let mut queued: Option<String> = None;
         let mut held: i32 = 0;
         let (mut ready, mut failed, mut resumes) = (0, 0, 0);
-        let mut starts = 0;
+        let (mut prewarms, mut starts) = (0, 0);
         for input in inputs {
             let before = state.phase();
             let id = match input {
@@ -94,6 +106,8 @@ proptest! {
                 _ => None,
             }.unwrap_or_else(|| "never".to_owned());
             let event = match input {
+                Input::Prewarm => Event::Prewarm { able: true },
+                Input::Function => Event::Function,
                 Input::Start => Event::Start,
                 Input::RestoreNext => Event::RestoreNext,
                 Input::Next => Event::Next,
@@ -107,7 +121,7 @@ proptest! {
                 Input::Unplugged => { queued = None; Event::Unplugged }
                 Input::Exited => Event::Exited,
             };
-            let of_runtime = matches!(event, Event::RestoreNext | Event::Next | Event::Answer { .. }
+            let of_runtime = matches!(event, Event::Function | Event::RestoreNext | Event::Next | Event::Answer { .. }
                 | Event::InitError | Event::RestoreError);
             let actions = state.step(event);
             let after = state.phase();
@@ -145,18 +159,19 @@ proptest! {
                     Action::Ready => ready += 1,
                     Action::Resumed => { prop_assert!(resumes > 0); resumes = 0; }
                     Action::Settle => prop_assert!(after == Phase::Blank || HOLDING.contains(&after)),
-                    Action::Start => starts += 1,
+                    Action::Prewarm => prewarms += 1,
+                    Action::Start => { starts += 1; held = 0; ready = 0; }
                     Action::Fail(_) | Action::Violation(_) => { failed += 1; queued = None; }
                     Action::Accept | Action::Refuse(_) | Action::Forget => {}
                 }
             }
             if after != Phase::Failed {
                 prop_assert_eq!(held == 1, HOLDING.contains(&after));
-                prop_assert_eq!(starts == 0, after == Phase::Blank);
+                prop_assert_eq!(starts == 0, BLANK.contains(&after));
                 prop_assert_eq!(state.serving().is_some(), after == Phase::Serving);
             }
         }
-        prop_assert!(ready <= 1 && failed <= 1 && starts <= 1);
+        prop_assert!(ready <= 1 && failed <= 1 && prewarms <= 1 && starts <= 1);
     }
 }
 
@@ -178,10 +193,42 @@ fn a_base_without_a_runtime_waits_for_its_function() {
 }
 
 #[test]
-fn a_function_comes_before_its_calls() {
+fn a_runtime_that_cannot_start_without_its_function_is_ready_for_it_at_once() {
     let mut state = State::default();
-    let actions = state.step(Event::Invoke { request_id: "a" });
-    assert!(matches!(actions.as_slice(), [Action::Violation(_)]), "{actions:?}");
+    assert_eq!(state.step(Event::Prewarm { able: false }), [Action::Ready]);
+    assert_eq!(state.step(Event::Quiesce), [Action::Settle]);
+    assert_eq!(state.step(Event::Start), [Action::Start]);
+    assert_eq!(state.step(Event::RestoreNext), [Action::Hold, Action::Ready]);
+}
+
+#[test]
+fn a_prewarmed_runtime_is_ready_twice() {
+    let mut state = State::default();
+    assert_eq!(state.step(Event::Prewarm { able: true }), [Action::Prewarm]);
+    // The order to settle may come before the runtime has loaded everything.
+    assert_eq!(state.step(Event::Quiesce), []);
+    assert_eq!(state.step(Event::Function), [Action::Hold, Action::Ready, Action::Settle]);
+    assert_eq!(state.step(Event::Resume), [Action::Resumed]);
+    assert_eq!(state.step(Event::Left), []);
+    assert_eq!(state.step(Event::Function), [Action::Hold]);
+    assert_eq!(state.step(Event::Start), [Action::Start]);
+    assert_eq!(state.step(Event::Function), [Action::Refuse(Refusal::State(Phase::Starting))]);
+    assert_eq!(state.step(Event::RestoreNext), [Action::Hold, Action::Ready]);
+}
+
+#[test]
+fn a_function_comes_before_its_calls_and_a_runtime_once() {
+    let able = Event::Prewarm { able: true };
+    for events in [
+        &[Event::Invoke { request_id: "a" }][..],
+        &[able, Event::Invoke { request_id: "a" }],
+        &[able, able],
+        &[Event::Start, able],
+    ] {
+        let mut state = State::default();
+        let actions: Vec<Action> = events.iter().flat_map(|event| state.step(*event)).collect();
+        assert!(matches!(actions.last(), Some(Action::Violation(_))), "{actions:?}");
+    }
 }
 
 #[test]

@@ -107,6 +107,66 @@ async fn a_base_becomes_a_function_after_it_was_restored() {
 }
 
 #[tokio::test]
+async fn a_prewarmed_interpreter_is_like_one_started_for_the_function() {
+    let environment = [("TZ", "Asia/Tokyo"), ("PATH", "/nowhere")];
+    let mut cold = Sandbox::new().await.interpreter(&environment).await;
+    let mut prewarmed = Sandbox::prewarmed().await.interpreter(&environment).await;
+    assert_eq!((cold["ahead"].take(), prewarmed["ahead"].take()), (json!(false), json!(true)));
+    assert_eq!(cold["zone"][0], "JST");
+    assert_eq!(cold["own"], true);
+    assert_eq!(cold, prewarmed);
+}
+
+#[tokio::test]
+async fn a_function_that_a_prewarmed_interpreter_cannot_become_gets_its_own() {
+    let environment = [("LANG", "C")];
+    let cold = Sandbox::new().await.interpreter(&environment).await;
+    let sandbox = Sandbox::prewarmed().await;
+    assert_eq!(sandbox.interpreter(&environment).await, cold);
+
+    // One that has not loaded everything yet is not waited for.
+    let mut sandbox = Sandbox::new().await;
+    sandbox.send(&HostMessage::Prewarm { runtime: "python3.11".into() }, &[]).await;
+    assert_eq!(sandbox.interpreter(&environment).await, cold);
+}
+
+#[tokio::test]
+async fn a_prewarmed_function_is_restored_and_fails_like_any_other() {
+    let mut sandbox = Sandbox::prewarmed().await;
+    sandbox.ready("app.handler").await;
+    for restore in 1..4 {
+        sandbox.snapshot_and_resume().await;
+        let seen = sandbox.call("call", json!({"do": "describe"})).await.json();
+        assert_eq!(seen["hooks"].as_array().unwrap().len(), 1 + restore);
+    }
+    let mut sandbox = Sandbox::prewarmed().await;
+    sandbox.start("no_import.handler").await;
+    let (kind, body, _) = sandbox.failure().await;
+    assert_eq!((kind, &body["errorType"]), (FailureKind::Init, &json!("Runtime.ImportModuleError")));
+}
+
+#[tokio::test]
+async fn a_runtime_that_cannot_be_prewarmed_is_started_with_its_function() {
+    let description = format!("exec = [{:?}, \"-m\", \"awslambdaric\"]\n", python());
+    let mut sandbox = Sandbox::with_runtime(&description, Reap::Runtime).await;
+    sandbox.prewarm().await;
+    sandbox.snapshot_and_resume().await;
+    sandbox.ready("app.handler").await;
+    sandbox.snapshot_and_resume().await;
+    assert_eq!(sandbox.call("call-1", json!(1)).await.json(), json!(1));
+}
+
+#[tokio::test]
+async fn a_runtime_that_ends_before_its_function_came_is_told() {
+    let description = "exec = [\"/bin/sh\", \"-c\", \"exit 3\"]\n[prewarm]\n";
+    let mut sandbox = Sandbox::with_runtime(description, Reap::Runtime).await;
+    sandbox.send(&HostMessage::Prewarm { runtime: "python3.11".into() }, &[]).await;
+    let (kind, body, _) = sandbox.failure().await;
+    let message = "Error: Runtime exited with error: exit status 3";
+    assert_eq!((kind, &body["errorMessage"]), (FailureKind::Exit, &json!(message)));
+}
+
+#[tokio::test]
 async fn a_hook_that_fails_when_the_event_is_there_fails_that_call() {
     let mut sandbox = Sandbox::resumed("app.handler").await;
     sandbox.call("call-1", json!({"do": "break_hooks"})).await;

@@ -58,6 +58,14 @@ pub struct InvokeSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum HostMessage {
+    /// For a snapshot that functions are made of: start the runtime as far as it goes without one. At most once, and
+    /// before `Start`. Answered by [`AgentMessage::Ready`] when the runtime waits for its function (at once if this
+    /// runtime has no such way to start, which is no error: there is a snapshot to be had all the same), or by
+    /// [`AgentMessage::Failed`].
+    Prewarm {
+        /// As in [`FunctionSpec`].
+        runtime: String,
+    },
     /// Once: mount the code, start the runtime, stop at its snapshot point. The first message after a cold boot, or
     /// after the restore of a snapshot that was taken without a function (a `Resume` may come before it then).
     /// The agent answers [`AgentMessage::Ready`] or [`AgentMessage::Failed`].
@@ -130,9 +138,10 @@ pub enum FailureKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum AgentMessage {
-    /// The runtime stands at its snapshot point: it waits at `restore/next`, or at its first `next`.
+    /// The runtime stands at its snapshot point: it waits at `restore/next`, or at its first `next`; after `Prewarm`,
+    /// for its function.
     Ready {
-        /// From `Start` to here, microseconds on the guest's clock.
+        /// From `Start` (`Prewarm`) to here, microseconds on the guest's clock.
         init_us: u64,
     },
     /// Identity taken, runtime released; sent when the runtime asks for its first event after that.

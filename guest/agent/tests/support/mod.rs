@@ -139,8 +139,10 @@ impl Sandbox {
         let start =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../image/runtimes/python3.11/files/mote/start.py");
         let python = python();
-        let description =
-            format!("exec = [{python:?}, {start:?}]\nsnapshot = true\nenv = {{ LANG = \"C.UTF-8\" }}\n");
+        let description = format!(
+            "exec = [{python:?}, {start:?}]\nsnapshot = true\nenv = {{ LANG = \"C.UTF-8\" }}\n\
+             [prewarm]\nfixed = [\"LANG\"]\nunless_code_has = [\"lib\"]\n"
+        );
         Self::with_runtime(&description, Reap::Runtime).await
     }
 
@@ -205,6 +207,19 @@ impl Sandbox {
         self.stream.write_all(&encode(message, body).unwrap()).await.unwrap();
     }
 
+    /// A base with a runtime that waits for its function, restored.
+    pub async fn prewarmed() -> Self {
+        let mut sandbox = Self::new().await;
+        sandbox.prewarm().await;
+        sandbox.snapshot_and_resume().await;
+        sandbox
+    }
+
+    pub async fn prewarm(&mut self) {
+        self.send(&HostMessage::Prewarm { runtime: "python3.11".into() }, &[]).await;
+        assert_eq!(self.until_ready().await, "");
+    }
+
     pub async fn start(&mut self, handler: &str) {
         self.send(&HostMessage::Start { function: function(handler), identity: identity("cold") }, &[]).await;
     }
@@ -212,6 +227,11 @@ impl Sandbox {
     /// Starts and goes to the snapshot point; the output until then.
     pub async fn ready(&mut self, handler: &str) -> String {
         self.start(handler).await;
+        self.until_ready().await
+    }
+
+    /// The output up to the snapshot point.
+    pub async fn until_ready(&mut self) -> String {
         let mut stdout = Vec::new();
         loop {
             let frame = self.frame().await.unwrap();
@@ -221,6 +241,8 @@ impl Sandbox {
                     return String::from_utf8(stdout).unwrap();
                 }
                 AgentMessage::Log { .. } => stdout.extend(frame.body),
+                // Of a base that was restored just now.
+                AgentMessage::Resumed { .. } => {}
                 other => panic!("{other:?}: {}", String::from_utf8_lossy(&frame.body)),
             }
         }
@@ -305,6 +327,23 @@ impl Sandbox {
                 other => panic!("{other:?}: {}", String::from_utf8_lossy(&frame.body)),
             }
         }
+    }
+
+    /// What a function with this environment sees of its interpreter, without what is another in every sandbox.
+    pub async fn interpreter(mut self, environment: &[(&str, &str)]) -> serde_json::Value {
+        let mut function = function("app.handler");
+        let own = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        function.environment.extend(own);
+        self.send(&HostMessage::Start { function, identity: identity("started") }, &[]).await;
+        assert_eq!(self.until_ready().await, "settling\n");
+        self.snapshot_and_resume().await;
+        let outcome = self.call("call-1", serde_json::json!({"do": "interpreter"})).await;
+        assert_eq!(outcome.stdout, "restored\n");
+        let mut seen = outcome.json();
+        for name in ["AWS_LAMBDA_LOG_STREAM_NAME", "AWS_LAMBDA_RUNTIME_API"] {
+            assert!(seen["environment"].as_object_mut().unwrap().remove(name).is_some());
+        }
+        seen
     }
 
     async fn ended(&mut self) {

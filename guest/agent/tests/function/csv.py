@@ -1,0 +1,3 @@
+"""Has the name of a module of the standard library."""
+
+OWN = True
