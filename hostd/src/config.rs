@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mote_api::RestoreMode;
 use serde::Deserialize;
 
 /// Everything an operator can set. The defaults and the meaning of every key stand in `config/mote.toml`.
@@ -14,6 +15,8 @@ pub struct Config {
     pub api: Api,
     /// The microVMs.
     pub sandbox: Sandbox,
+    /// How snapshots are taken and restored.
+    pub snapshot: Snapshot,
     /// Where things are.
     pub paths: Paths,
     /// The data disk.
@@ -52,6 +55,27 @@ pub struct Sandbox {
     queue_s: u64,
     /// Appended to the guest kernel's command line.
     pub guest_cmdline: String,
+}
+
+/// `[snapshot]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// What is restored.
+    pub kind: SnapshotKind,
+    /// How memory is brought back.
+    pub mode: RestoreMode,
+    scrub_ms: u64,
+}
+
+/// What of a function's life its snapshot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotKind {
+    /// The function initialised.
+    Init,
+    /// The function after a recorded call.
+    Warm,
 }
 
 /// `[paths]`
@@ -96,6 +120,20 @@ pub struct Log {
     pub function_lines: usize,
 }
 
+impl Paths {
+    /// Folder of the sandboxes' own folders.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.run.join("sandboxes")
+    }
+}
+
+impl Snapshot {
+    /// How long clearing free memory may take before a warm snapshot; `None`: it is not cleared.
+    pub fn scrub_ms(&self) -> Option<u32> {
+        u32::try_from(self.scrub_ms).ok().filter(|ms| *ms > 0)
+    }
+}
+
 macro_rules! seconds {
     ($section:ident { $($method:ident = $field:ident: $doc:literal),+ $(,)? }) => {
         impl $section {
@@ -135,16 +173,37 @@ pub enum ConfigError {
         /// What the parser says.
         message: String,
     },
-    /// An option names no key.
-    #[error("Kernel option mote.{0} names no configuration key")]
-    UnknownOption(String),
+    /// Options of the kernel command line: all that are wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Options(Vec<OptionError>),
+}
+
+/// What is wrong with an option of the kernel command line.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionError {
+    /// It names no key.
+    #[error("mote.{0} names no configuration key")]
+    Unknown(String),
+    /// The key takes numbers.
+    #[error("mote.{0}={1} is not a whole number")]
+    NoNumber(String, String),
+    /// The key does not take this value.
+    #[error("mote.{key}={value}: {message}")]
+    Value {
+        /// The key.
+        key: String,
+        /// What it was to be.
+        value: String,
+        /// What the parser says.
+        message: String,
+    },
 }
 
 impl Config {
     /// Reads the file and lays the options (dotted key, text) over it.
     ///
     /// # Errors
-    /// On the first thing that is wrong.
+    /// On the first thing that is wrong with the file, or on all that are with the options.
     pub fn load<'a>(
         path: &Path,
         options: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -153,15 +212,16 @@ impl Config {
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let origin = path.display().to_string();
         // Parsed as a whole first, so that an error in the file carries its line.
-        let _: Self = parse(&origin, &text)?;
+        let mut config: Self = parse(&origin, &text)?;
         let mut tree: toml::Table = parse(&origin, &text)?;
+        let mut mistakes = Vec::new();
         for (key, value) in options {
-            set(&mut tree, key, value)?;
+            match set(&mut tree, key, value) {
+                Ok(changed) => config = changed.unwrap_or(config),
+                Err(mistake) => mistakes.push(mistake),
+            }
         }
-        tree.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
-            origin: "Kernel command line".to_owned(),
-            message: error.message().to_owned(),
-        })
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Options(mistakes)) }
     }
 }
 
@@ -170,25 +230,30 @@ fn parse<T: serde::de::DeserializeOwned>(origin: &str, text: &str) -> Result<T, 
         .map_err(|error| ConfigError::Parse { origin: origin.to_owned(), message: error.to_string() })
 }
 
-/// Options of other readers of the command line (`mote.address`, for init) have no section and are passed over.
-fn set(tree: &mut toml::Table, key: &str, text: &str) -> Result<(), ConfigError> {
-    let Some((section, name)) = key.split_once('.') else { return Ok(()) };
-    let unknown = || ConfigError::UnknownOption(key.to_owned());
-    let slot = tree
+/// Sets a key in `tree`, which stays as it was if the value does not fit; the configuration that is then. Options of
+/// other readers of the command line (`mote.address`, for init) have no section and are passed over.
+fn set(tree: &mut toml::Table, key: &str, text: &str) -> Result<Option<Config>, OptionError> {
+    let Some((section, name)) = key.split_once('.') else { return Ok(None) };
+    let mut changed = tree.clone();
+    let slot = changed
         .get_mut(section)
         .and_then(toml::Value::as_table_mut)
         .and_then(|table| table.get_mut(name))
-        .ok_or_else(unknown)?;
+        .ok_or_else(|| OptionError::Unknown(key.to_owned()))?;
     *slot = match slot {
-        toml::Value::Integer(_) => {
-            text.parse().map(toml::Value::Integer).map_err(|_| ConfigError::Parse {
-                origin: "Kernel command line".to_owned(),
-                message: format!("mote.{key}={text} is not a whole number"),
-            })?
-        }
+        toml::Value::Integer(_) => match text.parse() {
+            Ok(number) => toml::Value::Integer(number),
+            Err(_) => return Err(OptionError::NoNumber(key.to_owned(), text.to_owned())),
+        },
         _ => toml::Value::String(text.to_owned()),
     };
-    Ok(())
+    let config = changed.clone().try_into().map_err(|error: toml::de::Error| OptionError::Value {
+        key: key.to_owned(),
+        value: text.to_owned(),
+        message: error.message().to_owned(),
+    })?;
+    *tree = changed;
+    Ok(Some(config))
 }
 
 #[cfg(test)]
@@ -217,8 +282,20 @@ mod tests {
         let path = Path::new(DEFAULT);
         let unknown = Config::load(path, [("sandbox.idel", "5")]).unwrap_err().to_string();
         assert!(unknown.contains("mote.sandbox.idel"), "{unknown}");
-        let number = Config::load(path, [("sandbox.idle_timeout_s", "soon")]).unwrap_err().to_string();
-        assert!(number.contains("mote.sandbox.idle_timeout_s=soon"), "{number}");
+        let all = [
+            ("sandbox.idle_timeout_s", "soon"),
+            ("sandbox.queue_s", "5"),
+            ("colour.red", "1"),
+            ("sandbox.vcpus", "-1"),
+            ("api.listen", "somewhere"),
+        ];
+        let said = Config::load(path, all).unwrap_err().to_string();
+        for word in
+            ["mote.sandbox.idle_timeout_s=soon", "mote.colour.red", "mote.sandbox.vcpus=-1", "somewhere"]
+        {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert!(!said.contains("queue_s"), "{said}");
 
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let text = std::fs::read_to_string(path).unwrap() + "colour = 1\n";

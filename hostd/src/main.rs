@@ -7,10 +7,12 @@ mod census;
 mod config;
 mod deploy;
 mod function;
+mod loaders;
 mod logs;
 mod phases;
 mod platform;
 mod pool;
+mod record;
 mod sandbox;
 mod serve;
 mod service;
@@ -107,6 +109,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     tracing::info!(address = %config.api.listen, "Serving");
     serve_until_told(listener, &appliance, &config).await;
     if let Some(service) = service {
+        service.loaders.stop();
         let evicted = service.pool.evict_all().await;
         let store = service.store.clone();
         if let Err(error) = service::blocking(move || store.close()).await {

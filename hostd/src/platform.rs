@@ -17,12 +17,15 @@ use uuid::Uuid;
 use crate::boot::BootFacts;
 use crate::census::Census;
 use crate::deploy::{self, DeployError};
-use crate::pool::{Refusal, Want};
-use crate::sandbox::StartError;
+use crate::pool::{Refusal, Snapshot, Want};
+use crate::sandbox::{Paging, StartError};
 use crate::serve::{self, Call, ServeError, Served};
 use crate::service::{Service, blocking};
 use crate::text::chain;
-use crate::{Version, function, service};
+use crate::{Version, function, service, snapshots};
+
+/// How often a call is made to be recorded: the clean snapshot is made durable behind the call that made it.
+const RECORDING_TRIES: usize = 3;
 
 /// When a caller who found no room should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -57,7 +60,7 @@ impl Appliance {
 
     fn service(&self) -> Result<&Arc<Service>, ApiError> {
         if self.draining.load(Ordering::Acquire) {
-            let message = "The machine is shutting down".to_owned();
+            let message = "The machine is shutting down: try again when it is up".to_owned();
             return Err(ApiError::Unavailable { message, retry_after: RETRY_AFTER });
         }
         self.service.as_ref().ok_or_else(|| ApiError::Unavailable {
@@ -111,6 +114,35 @@ impl Appliance {
         self.service()?.look_up(name).await.ok_or_else(|| self.not_found(name))
     }
 
+    async fn serve(&self, request: InvokeRequest) -> Result<Served, ApiError> {
+        let function = self.find(&request.function).await?;
+        let service = Arc::clone(self.service()?);
+        let name = request.function.clone();
+        // In a task: the call ends in order even if its caller hangs up.
+        match tokio::spawn(serve::serve(service, call(function, request))).await {
+            Ok(Ok(served)) => Ok(served),
+            Ok(Err(error)) => {
+                tracing::warn!(function = %name, error = %chain(&error), "Call failed");
+                Err(serve_error(&error))
+            }
+            Err(error) => Err(ApiError::Service(format!("The call ended abnormally: {error}"))),
+        }
+    }
+
+    /// The snapshot of a function that can be restored now.
+    async fn snapshot(&self, name: &str) -> Result<Arc<Snapshot>, ApiError> {
+        let record = self.find(name).await?;
+        let service = self.service()?;
+        let key = function::key(&record, &service.fingerprint(&record));
+        service.pool.snapshot(&key).ok_or_else(|| {
+            ApiError::ResourceNotFound(format!("Function {name} has no snapshot now: call it first"))
+        })
+    }
+
+    async fn get_snapshot(&self, _: &Caller, name: &str) -> Result<Value, ApiError> {
+        Ok(json!(self.snapshot(name).await?.record))
+    }
+
     fn signal_init(signal: Signal) -> Result<(), ApiError> {
         // Outside of the appliance, process 1 is somebody else's.
         let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
@@ -152,6 +184,27 @@ fn describe(record: FunctionRecord) -> Function {
     }
 }
 
+fn call(function: FunctionRecord, request: InvokeRequest) -> Call {
+    Call {
+        function,
+        event: request.payload,
+        content_type: request.content_type,
+        client_context: request.client_context,
+        arn: request.arn,
+        request_id: request.request_id,
+        want: match request.start {
+            StartPreference::Auto | StartPreference::Warm => Want::Auto,
+            StartPreference::Restore => Want::Restore,
+            StartPreference::Cold => Want::Cold,
+        },
+        mode: request.restore_mode,
+    }
+}
+
+fn paging(paging: Paging) -> Vec<(&'static str, u64)> {
+    vec![("minor", paging.minor_faults), ("major", paging.major_faults)]
+}
+
 fn reply(served: Served) -> InvokeReply {
     InvokeReply {
         payload: served.payload.into(),
@@ -162,7 +215,17 @@ fn reply(served: Served) -> InvokeReply {
         served_by: served.by,
         phases: served.phases.into_laps(),
         billed: served.billed,
+        paging: served.paging.map(paging).unwrap_or_default(),
     }
+}
+
+/// The function's own failure as a refusal: there is nothing to record then.
+fn answered(served: Served) -> Result<Served, ApiError> {
+    if served.failure.is_none() {
+        return Ok(served);
+    }
+    let payload = String::from_utf8_lossy(&served.payload).into_owned();
+    Err(ApiError::InvalidParameterValue(format!("The function fails with this event: {payload}")))
 }
 
 fn serve_error(error: &ServeError) -> ApiError {
@@ -268,31 +331,7 @@ impl Platform for Appliance {
     }
 
     async fn invoke(&self, _: &Caller, request: InvokeRequest) -> Result<InvokeReply, ApiError> {
-        let function = self.find(&request.function).await?;
-        let service = Arc::clone(self.service()?);
-        let call = Call {
-            function,
-            event: request.payload,
-            content_type: request.content_type,
-            client_context: request.client_context,
-            arn: request.arn,
-            request_id: request.request_id,
-            want: match request.start {
-                StartPreference::Auto | StartPreference::Warm => Want::Auto,
-                StartPreference::Restore => Want::Restore,
-                StartPreference::Cold => Want::Cold,
-            },
-        };
-        // In a task: the call ends in order even if its caller hangs up.
-        let served = tokio::spawn(serve::serve(service, call)).await;
-        match served {
-            Ok(Ok(served)) => Ok(reply(served)),
-            Ok(Err(error)) => {
-                tracing::warn!(function = %request.function, error = %chain(&error), "Call failed");
-                Err(serve_error(&error))
-            }
-            Err(error) => Err(ApiError::Service(format!("The call ended abnormally: {error}"))),
-        }
+        self.serve(request).await.map(reply)
     }
 
     async fn health(&self) -> Health {
@@ -359,6 +398,49 @@ impl Platform for Appliance {
         evicted
             .map(|count| u64::try_from(count).unwrap_or(u64::MAX))
             .map_err(|error| ApiError::Service(format!("Eviction ended abnormally: {error}")))
+    }
+
+    async fn snapshots(&self) -> Result<Value, ApiError> {
+        let store = self.service()?.store.clone();
+        let all = blocking(move || store.snapshots())
+            .await
+            .map_err(|error| self.deploy_error(&DeployError::Store(error)))?;
+        Ok(json!(all))
+    }
+
+    async fn evict_cache(&self, _: &Caller, function: &str) -> Result<Value, ApiError> {
+        let snapshot = self.snapshot(function).await?;
+        let resident = snapshots::evict_cache(&snapshot).await;
+        let resident = resident.map_err(|error| ApiError::Service(chain(&error)))?;
+        Ok(json!({ "resident_pages": resident }))
+    }
+
+    async fn record(&self, caller: &Caller, request: InvokeRequest) -> Result<Value, ApiError> {
+        let record = self.find(&request.function).await?;
+        let service = self.service()?;
+        // What there is goes; the first call makes the clean snapshot, the second is recorded.
+        let key = function::key(&record, &service.fingerprint(&record));
+        self.evict_idle().await?;
+        service.pool.forget_snapshot(&key, None);
+        let made = InvokeRequest { request_id: Uuid::new_v4().to_string(), ..request.clone() };
+        answered(self.serve(made).await?)?;
+        self.evict_idle().await?;
+        for _ in 0..RECORDING_TRIES {
+            let name = request.function.clone();
+            let again = InvokeRequest { request_id: Uuid::new_v4().to_string(), ..request.clone() };
+            let mut served = self.serve(again).await?;
+            let Some(recorded) = served.recorded.take() else {
+                answered(served)?;
+                continue;
+            };
+            return match recorded.await {
+                Ok(_) => self.get_snapshot(caller, &name).await,
+                Err(_) => {
+                    Err(ApiError::Service("The call could not be recorded: the log says why".to_owned()))
+                }
+            };
+        }
+        Err(ApiError::Service("No call was recorded: the clean snapshot could not be made".to_owned()))
     }
 
     async fn logs(&self, _: &Caller, function: &str, limit: usize) -> Result<Vec<String>, ApiError> {

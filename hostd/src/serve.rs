@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mote_api::{FunctionError, ServedBy};
+use mote_api::{FunctionError, RestoreMode, ServedBy};
 use mote_protocol::{InvokeSpec, ResultKind};
-use mote_store::FunctionRecord;
+use mote_store::{FunctionRecord, PagingRecord};
+use tokio::sync::oneshot;
 
 use crate::function;
 use crate::logs::{FunctionLog, Tail};
 use crate::phases::Phases;
-use crate::pool::{Build, Grant, Key, Lease, Refusal, Snapshot, Want};
-use crate::sandbox::{self, Ended, Sandbox, Snapshotting, StartError, StartSpec};
+use crate::pool::{Build, Grant, Key, Lease, Recording, Refusal, Snapshot, Want};
+use crate::record::{self, Recorded, Watch};
+use crate::sandbox::{self, Ended, Paging, Restoring, Sandbox, Snapshotting, StartError, StartSpec};
 use crate::service::Service;
 use crate::snapshots;
 use crate::text::{chain, unix_ms};
@@ -37,6 +39,8 @@ pub struct Call {
     pub request_id: String,
     /// How to serve it.
     pub want: Want,
+    /// How to restore it; `None`: as the function has it.
+    pub mode: Option<RestoreMode>,
 }
 
 /// A call's answer. A function that failed is an answer too.
@@ -56,6 +60,10 @@ pub struct Served {
     pub phases: Phases,
     /// Time the function is billed, if it ran.
     pub billed: Option<Duration>,
+    /// What bringing memory back cost, if it was restored.
+    pub paging: Option<Paging>,
+    /// Ends when the recording of this call has, if it is recorded: with what was made.
+    pub recorded: Option<oneshot::Receiver<PagingRecord>>,
 }
 
 /// Why a call got no answer from its function.
@@ -80,8 +88,15 @@ pub enum ServeError {
 
 /// A sandbox ready for the event, or the function's own failure to initialise.
 enum Ready {
-    Sandbox(Box<Sandbox>, ServedBy),
+    Sandbox(Box<Sandbox>, ServedBy, Option<Tape>),
     InitFailed(Vec<u8>, ServedBy),
+}
+
+/// What records a call.
+struct Tape {
+    snapshot: Arc<Snapshot>,
+    watch: Watch,
+    recording: Recording,
 }
 
 /// Serves one call to its end. Runs in a task of its own: a caller who hangs up does not end it.
@@ -99,7 +114,7 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
     let memory_mb = call.function.config.memory_mb;
     let timeout = Duration::from_secs(u64::from(call.function.config.timeout_s));
 
-    let (by, outcome) = match ready {
+    let (by, outcome, paging, recorded) = match ready {
         Ready::InitFailed(body, by) => {
             let line = format!("END RequestId: {request_id}\n");
             write(&log, &mut tail, &request_id, &line);
@@ -112,10 +127,12 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
                 tail: tail.into_bytes(),
                 phases,
                 billed: None,
+                paging: None,
+                recorded: None,
             };
             return Ok(account(&call, served));
         }
-        Ready::Sandbox(mut sandbox, by) => {
+        Ready::Sandbox(mut sandbox, by, tape) => {
             let invoke = invoke_spec(&call, timeout);
             let bound = service.config.sandbox.restore_timeout();
             let outcome = sandbox.invoke(invoke, &call.event, timeout, bound, &mut tail).await;
@@ -123,12 +140,17 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
                 Some(resume) => phases.lap_two(("resume", resume), "invoke"),
                 None => phases.lap("invoke"),
             }
-            if matches!(outcome.ended, Ended::Answered { .. }) {
-                service.pool.park(&key, *sandbox);
-            } else {
-                sandbox.destroy().await;
+            let paging = (by == ServedBy::Restore).then(|| sandbox.paging()).flatten();
+            let mut recorded = None;
+            match (&outcome.ended, tape) {
+                (Ended::Answered { kind: ResultKind::Response, .. }, Some(tape)) => {
+                    recorded = Some(keep_recording(&service, &call, key, *sandbox, tape));
+                }
+                // A failure is nothing to be warm from.
+                (Ended::Answered { .. }, _) => service.pool.park(&key, *sandbox),
+                _ => sandbox.destroy().await,
             }
-            (by, outcome)
+            (by, outcome, paging, recorded)
         }
     };
 
@@ -162,8 +184,39 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
     );
     write(&log, &mut tail, &request_id, &report);
     let billed = Some(outcome.duration);
-    let served = Served { by, payload, content_type, failure, tail: tail.into_bytes(), phases, billed };
+    let tail = tail.into_bytes();
+    let served = Served { by, payload, content_type, failure, tail, phases, billed, paging, recorded };
     Ok(account(&call, served))
+}
+
+/// Makes the recorded snapshot behind the answer, then parks the sandbox.
+fn keep_recording(
+    service: &Arc<Service>,
+    call: &Call,
+    key: Key,
+    sandbox: Sandbox,
+    tape: Tape,
+) -> oneshot::Receiver<PagingRecord> {
+    let (tell, told) = oneshot::channel();
+    let (service, function) = (Arc::clone(service), call.function.clone());
+    tokio::spawn(async move {
+        let spec = function::start_spec(&function, &service.config, &service.store);
+        let fingerprint = service.fingerprint(&function);
+        let Tape { snapshot, watch, recording } = tape;
+        let recorded = Recorded { sandbox, snapshot, watch, recording };
+        let (sandbox, made) = record::finish(&service, &function, &spec, &fingerprint, recorded).await;
+        if let Some(sandbox) = sandbox {
+            service.pool.park(&key, sandbox);
+        }
+        match made {
+            // Nobody may be waiting.
+            Ok(paging) => drop(tell.send(paging)),
+            Err(error) => {
+                tracing::warn!(function = %function.name, error = %chain(&error), "Call not recorded");
+            }
+        }
+    });
+    told
 }
 
 fn account(call: &Call, served: Served) -> Served {
@@ -238,10 +291,11 @@ async fn obtain(
         phases.lap("wait");
         let spec = function::start_spec(&call.function, &service.config, &service.store);
         match grant {
-            Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, ServedBy::Warm), key)),
-            Grant::Restore(lease, snapshot) => {
-                match restore(service, &spec, &key, &snapshot, log, lease, phases).await? {
-                    Some(sandbox) => return Ok((Ready::Sandbox(Box::new(sandbox), ServedBy::Restore), key)),
+            Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, ServedBy::Warm, None), key)),
+            Grant::Restore(lease, snapshot, recording) => {
+                let mode = call.mode.unwrap_or_else(|| service.settings(&call.function).mode);
+                match restore(service, &spec, &key, snapshot, mode, recording, log, lease, phases).await? {
+                    Some(ready) => return Ok((ready, key)),
                     None => continue,
                 }
             }
@@ -262,24 +316,40 @@ async fn obtain(
 }
 
 /// `None` when the snapshot is of no use and was given up: the caller starts over.
+#[expect(clippy::too_many_arguments, reason = "one step of a sequence, not an interface")]
 async fn restore(
     service: &Arc<Service>,
     spec: &StartSpec,
     key: &Key,
-    snapshot: &Arc<Snapshot>,
+    snapshot: Arc<Snapshot>,
+    mode: RestoreMode,
+    recording: Option<Recording>,
     log: &Arc<FunctionLog>,
     lease: Lease,
     phases: &mut Phases,
-) -> Result<Option<Sandbox>, ServeError> {
+) -> Result<Option<Ready>, ServeError> {
+    let snapshot = &snapshot;
     if let Err(problem) = snapshots::verify_once(service, snapshot, phases).await {
         tracing::warn!(function = %spec.function.name, problem, "Snapshot is damaged: rebuilding it");
         snapshots::give_up(service, key, snapshot).await;
         return Ok(None);
     }
-    match sandbox::restore(spec, &snapshot.dir, "lazy", Arc::clone(log), lease, phases).await {
+    let watch = match recording {
+        Some(recording) => snapshots::watch(snapshot).await.map(|watch| (watch, recording)),
+        None => None,
+    };
+    // Without a recorded call there is nothing to restore by but the memory file itself.
+    let mode = if snapshot.record.paging.is_some() { mode } else { RestoreMode::Lazy };
+    snapshots::prepare(service, snapshot, mode, phases).await;
+    let restoring = Restoring { snapshot: &snapshot.dir, mode, record: watch.is_some() };
+    match sandbox::restore(spec, restoring, Arc::clone(log), lease, phases).await {
         Ok(sandbox) => {
             service.store.touch_snapshot(&snapshot.record);
-            Ok(Some(sandbox))
+            let tape = watch.map(|(watch, recording)| {
+                watch.of(sandbox.pid());
+                Tape { snapshot: Arc::clone(snapshot), watch, recording }
+            });
+            Ok(Some(Ready::Sandbox(Box::new(sandbox), ServedBy::Restore, tape)))
         }
         Err(error @ StartError::Incompatible(_)) => {
             tracing::warn!(function = %spec.function.name, error = %chain(&error), "Snapshot does not fit: rebuilding it");
@@ -330,7 +400,7 @@ async fn boot(
             }
         }
     }
-    Ok(Ready::Sandbox(Box::new(sandbox), ServedBy::Cold))
+    Ok(Ready::Sandbox(Box::new(sandbox), ServedBy::Cold, None))
 }
 
 /// The error object of a failure that is the function's own; `None` for the platform's.

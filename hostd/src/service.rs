@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use mote_api::RestoreMode;
 use mote_store::{FunctionRecord, Store, StoreError};
 
 use crate::boot::BootFacts;
 use crate::census::meminfo;
-use crate::config::Config;
+use crate::config::{Config, SnapshotKind};
 use crate::function;
+use crate::loaders::Loaders;
 use crate::logs::Logs;
 use crate::pool::Pool;
 use crate::snapshots;
@@ -26,10 +28,21 @@ pub struct Service {
     pub pool: Arc<Pool>,
     /// What functions printed.
     pub logs: Logs,
+    /// Loading sets on their way into the page cache.
+    pub loaders: Arc<Loaders>,
     /// Digest of the system image: a snapshot made by another is not restored.
     pub system: String,
     /// Packages unpacked at once: each is bound by the CPU and holds its zip.
     pub deploys: tokio::sync::Semaphore,
+}
+
+/// How snapshots of a function are taken and restored.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What they hold.
+    pub kind: SnapshotKind,
+    /// How memory comes back.
+    pub mode: RestoreMode,
 }
 
 /// Packages unpacked at once.
@@ -42,6 +55,7 @@ impl Service {
         let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
         let service = Arc::new(Self {
             logs: Logs::new(config.log.function_lines),
+            loaders: Arc::default(),
             deploys: tokio::sync::Semaphore::new(DEPLOYS_AT_ONCE),
             config,
             facts,
@@ -50,7 +64,7 @@ impl Service {
             system,
         });
         // There from the start: what comes and goes below it is the sandboxes' own.
-        let folder = service.config.paths.run.join("sandboxes");
+        let folder = service.config.paths.sandboxes();
         // What a hostd that crashed has left; its microVMs ended with it.
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -73,11 +87,17 @@ impl Service {
         function::fingerprint(record, &self.config, &self.system)
     }
 
+    /// How snapshots of this function are taken and restored.
+    pub fn settings(&self, _record: &FunctionRecord) -> Settings {
+        Settings { kind: self.config.snapshot.kind, mode: self.config.snapshot.mode }
+    }
+
     /// Makes a function callable, from its snapshot if that fits.
     pub fn register(&self, record: &FunctionRecord) {
         let fingerprint = self.fingerprint(record);
         let snapshot = snapshots::usable(self, record, &fingerprint);
-        self.pool.register(&function::key(record, &fingerprint), snapshot);
+        let record_due = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
+        self.pool.register(&function::key(record, &fingerprint), snapshot, record_due);
     }
 
     /// Forgets how the function was; its idle sandboxes are put away.
@@ -90,15 +110,35 @@ impl Service {
     ///
     /// # Errors
     /// As the store says.
-    pub fn evict(&self, bytes: u64, keep: &str) -> Result<(), StoreError> {
+    fn evict(&self, bytes: u64, keep: &str) -> Result<(), StoreError> {
         let keep = std::iter::once(keep.to_owned()).collect();
         for name in self.store.evict(bytes, &keep)? {
             if let Some(record) = self.store.function(&name)? {
-                self.pool.forget_snapshot(&function::key(&record, &self.fingerprint(&record)));
+                self.pool.forget_snapshot(&function::key(&record, &self.fingerprint(&record)), None);
                 tracing::info!(function = %name, "Snapshot removed to make room");
             }
         }
         Ok(())
+    }
+
+    /// Prepares something of about `bytes` on the data disk with `stage`, with room made by [`Self::evict`] if need
+    /// be. Blocks.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub fn stage<T>(
+        &self,
+        bytes: u64,
+        keep: &str,
+        stage: impl Fn(&Store, u64) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match stage(&self.store, bytes) {
+            Err(StoreError::NoSpace { .. }) => {
+                self.evict(bytes, keep)?;
+                stage(&self.store, bytes)
+            }
+            staged => staged,
+        }
     }
 
     /// A function's record. An unreadable one counts as absent and is logged.

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use mote_store::{FunctionRecord, NewSnapshot, SnapshotRecord, SnapshotState, StagedDir, StoreError};
+use mote_api::RestoreMode;
+use mote_snapshot::{MEMORY_FILE, cache};
+use mote_store::{FunctionRecord, NewSnapshot, SnapshotRecord, SnapshotState, StagedDir, Store};
 
 use crate::phases::Phases;
 use crate::pool::{Build, Key, Snapshot};
+use crate::record::Watch;
 use crate::service::{Service, blocking};
 use crate::text::chain;
 
@@ -27,7 +30,8 @@ pub fn usable(service: &Service, record: &FunctionRecord, fingerprint: &str) -> 
     fits.then(|| handle(service, snapshot))
 }
 
-fn handle(service: &Service, record: SnapshotRecord) -> Snapshot {
+/// A snapshot of the store, ready for use.
+pub fn handle(service: &Service, record: SnapshotRecord) -> Snapshot {
     Snapshot { dir: service.store.snapshot_path(&record), record }
 }
 
@@ -35,14 +39,7 @@ fn handle(service: &Service, record: SnapshotRecord) -> Snapshot {
 pub async fn stage(service: &Arc<Service>, function: &FunctionRecord) -> Option<StagedDir> {
     let bytes = (u64::from(function.config.memory_mb) << 20) / USUAL_SHARE;
     let (shared, name) = (Arc::clone(service), function.name.clone());
-    let staged = blocking(move || match shared.store.stage_dir(bytes) {
-        Err(StoreError::NoSpace { .. }) => {
-            shared.evict(bytes, &name)?;
-            shared.store.stage_dir(bytes)
-        }
-        staged => staged,
-    });
-    match staged.await {
+    match blocking(move || shared.stage(bytes, &name, Store::stage_dir)).await {
         Ok(staged) => Some(staged),
         Err(error) => {
             tracing::warn!(function = %function.name, error = %chain(&error), "No room for a snapshot");
@@ -65,6 +62,7 @@ pub fn commit(
         code_image: function.code.image.clone(),
         fingerprint: fingerprint.to_owned(),
         memory_checksum,
+        ..NewSnapshot::default()
     };
     let service = Arc::clone(service);
     tokio::spawn(async move {
@@ -74,7 +72,7 @@ pub fn commit(
                 tracing::info!(function = %record.function, bytes = record.stored_bytes, "Snapshot stored");
                 service.store.mark_verified(&record);
                 let name = record.function.clone();
-                if !build.done(handle(&service, record)) {
+                if !build.done(handle(&service, record), true) {
                     tracing::info!(function = %name, "Snapshot is of a function since changed");
                 }
             }
@@ -104,9 +102,54 @@ pub async fn verify_once(
     Ok(())
 }
 
+/// Begins to record a call on a snapshot. `None`: it goes on unrecorded.
+pub async fn watch(snapshot: &Arc<Snapshot>) -> Option<Watch> {
+    let (watched, name) = (Arc::clone(snapshot), &snapshot.record.function);
+    match blocking(move || Watch::start(&watched.dir)).await {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!(function = %name, error = %chain(&error), "Call not recorded");
+            None
+        }
+    }
+}
+
+/// What is done for a mode before the monitor starts.
+pub async fn prepare(
+    service: &Arc<Service>,
+    snapshot: &Arc<Snapshot>,
+    mode: RestoreMode,
+    phases: &mut Phases,
+) {
+    match mode {
+        RestoreMode::Faasnap => service.loaders.start(&snapshot.dir),
+        RestoreMode::Cached => {
+            let memory = snapshot.dir.join(MEMORY_FILE);
+            if let Err(error) = blocking(move || cache::load_file(&memory)).await {
+                tracing::warn!(%error, "Cannot load a memory file");
+            }
+            phases.lap("preload");
+        }
+        RestoreMode::Lazy | RestoreMode::Reap => {}
+    }
+}
+
+/// Drops all files of a snapshot from the page cache; how many pages are still there.
+///
+/// # Errors
+/// As the system calls.
+pub async fn evict_cache(snapshot: &Arc<Snapshot>) -> std::io::Result<u64> {
+    let evicted = Arc::clone(snapshot);
+    blocking(move || {
+        let files = evicted.record.files.keys().map(|name| evicted.dir.join(name));
+        files.map(|path| cache::drop_file(&path)).sum()
+    })
+    .await
+}
+
 /// A snapshot is of no use: the next call makes another.
 pub async fn give_up(service: &Arc<Service>, key: &Key, snapshot: &Arc<Snapshot>) {
-    service.pool.forget_snapshot(key);
+    service.pool.forget_snapshot(key, Some(&snapshot.dir));
     let (store, snapshot) = (service.store.clone(), Arc::clone(snapshot));
     let marked = blocking(move || store.mark_rebuild(&snapshot.record.function, &snapshot.record.dir));
     if let Err(error) = marked.await {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::app::header;
 use crate::error::ApiError;
-use crate::types::StartPreference;
+use crate::types::{RestoreMode, StartPreference};
 
 /// Largest event, bytes; as on Lambda.
 pub const EVENT_LIMIT: usize = 6 * 1024 * 1024;
@@ -47,6 +47,19 @@ pub fn start_preference(headers: &HeaderMap) -> Result<StartPreference, ApiError
             "Header X-Mote-Start says '{other}': give auto, cold, restore or warm"
         ))),
     }
+}
+
+/// Reads `X-Mote-Restore-Mode`.
+pub fn restore_mode(headers: &HeaderMap) -> Result<Option<RestoreMode>, ApiError> {
+    let Some(wanted) = header(headers, "x-mote-restore-mode").filter(|wanted| !wanted.is_empty()) else {
+        return Ok(None);
+    };
+    RestoreMode::ALL.into_iter().find(|mode| mode.name() == wanted).map(Some).ok_or_else(|| {
+        let names = RestoreMode::ALL.map(RestoreMode::name).join(", ");
+        ApiError::InvalidParameterValue(format!(
+            "Header X-Mote-Restore-Mode says '{wanted}': give one of {names}"
+        ))
+    })
 }
 
 /// Reads `X-Amz-Client-Context`: base64 of a JSON object, which becomes one line of ASCII, as it travels in a header.
@@ -119,6 +132,11 @@ mod tests {
         assert_eq!(start_preference(&HeaderMap::new()).unwrap(), StartPreference::Auto);
         assert_eq!(start_preference(&with("x-mote-start", b"cold")).unwrap(), StartPreference::Cold);
         assert!(start_preference(&with("x-mote-start", b"hot")).is_err());
+        assert_eq!(restore_mode(&with("x-mote-restore-mode", b"reap")).unwrap(), Some(RestoreMode::Reap));
+        assert_eq!(restore_mode(&HeaderMap::new()).unwrap(), None);
+        assert!(
+            restore_mode(&with("x-mote-restore-mode", b"magic")).unwrap_err().to_string().contains("faasnap")
+        );
     }
 
     #[test]

@@ -86,6 +86,23 @@ pub trait Platform: Send + Sync + 'static {
     /// Puts all idle sandboxes away and says how many, once they are gone.
     fn evict_idle(&self) -> impl Future<Output = Result<u64, ApiError>> + Send;
 
+    /// The snapshots there are, as a JSON array.
+    fn snapshots(&self) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Drops the files of a function's snapshot from the page cache: what is measured next reads the disk.
+    fn evict_cache(
+        &self,
+        caller: &Caller,
+        function: &str,
+    ) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Makes a function's snapshot anew, the given call recorded; says what was made.
+    fn record(
+        &self,
+        caller: &Caller,
+        request: InvokeRequest,
+    ) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
     /// The last `limit` lines (1 to 10 000) of a function's log, oldest first.
     fn logs(
         &self,

@@ -19,6 +19,7 @@ const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error
 const LOG_RESULT: HeaderName = HeaderName::from_static("x-amz-log-result");
 const SERVED_BY: HeaderName = HeaderName::from_static("x-mote-served-by");
 const PHASES: HeaderName = HeaderName::from_static("x-mote-phases");
+const PAGING: HeaderName = HeaderName::from_static("x-mote-paging");
 const BILLED: HeaderName = HeaderName::from_static("x-mote-billed-ms");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -44,6 +45,11 @@ pub fn describe_call(headers: &mut HeaderMap, reply: &InvokeReply, log_tail: boo
         let phases = phases(&reply.phases);
         put(PHASES, &phases);
         put(SERVER_TIMING, &phases);
+    }
+    if !reply.paging.is_empty() {
+        let counts: Vec<String> =
+            reply.paging.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        put(PAGING, &counts.join(", "));
     }
     if let Some(billed) = reply.billed {
         put(BILLED, &billed.as_millis().to_string());
@@ -80,6 +86,7 @@ mod tests {
             served_by: ServedBy::Restore,
             phases: vec![("spawn", Duration::from_micros(1200)), ("restore", Duration::from_millis(30))],
             billed: Some(Duration::from_millis(7)),
+            paging: vec![("minor", 12), ("major", 3)],
         };
         let mut headers = HeaderMap::new();
         describe_call(&mut headers, &reply, true);
@@ -89,6 +96,7 @@ mod tests {
         assert_eq!(headers["x-mote-phases"], "spawn;dur=1.200, restore;dur=30.000");
         assert_eq!(headers["server-timing"], headers["x-mote-phases"]);
         assert_eq!(headers["x-mote-billed-ms"], "7");
+        assert_eq!(headers["x-mote-paging"], "minor=12, major=3");
         let tail = STANDARD.decode(&headers["x-amz-log-result"]).unwrap();
         assert_eq!(tail.len(), LOG_TAIL_BYTES);
         assert!(tail.ends_with(b"xend"));

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{get, post};
+use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use crate::app::{App, segment};
+use crate::app::{App, RequestId, header, segment};
 use crate::error::ApiError;
+use crate::invoke;
 use crate::name::{Reference, parameter};
 use crate::platform::Platform;
 use crate::reply;
-use crate::types::{Caller, Health};
+use crate::types::{Caller, Health, InvokeRequest, LATEST, StartPreference};
 
 /// Log lines answered when no limit is given.
 const DEFAULT_LINES: usize = 100;
@@ -23,8 +26,8 @@ const DEFAULT_LINES: usize = 100;
 /// Most log lines answered.
 const MAX_LINES: usize = 10_000;
 
-/// Where the function's name may stand in `/system/logs/{name}`.
-const LOGS_NAME_SEGMENT: usize = 3;
+/// Where the function's name stands in `/system/logs/{name}` and `/system/snapshots/{name}/…`.
+const NAME_SEGMENT: usize = 3;
 
 /// The routes.
 pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
@@ -35,8 +38,44 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
         .route("/system/sandboxes", get(sandboxes::<P>).delete(evict::<P>))
         .route("/system/shutdown", post(shutdown::<P>))
         .route("/system/reboot", post(reboot::<P>))
+        .route("/system/snapshots", get(snapshots::<P>))
+        .route("/system/snapshots/{name}/evict-cache", post(evict_cache::<P>))
+        .route("/system/snapshots/{name}/record", post(record::<P>))
         .route("/system/logs", get(logs::<P>))
         .route("/system/logs/{name}", get(logs::<P>))
+        .route_layer(from_fn(not_from_foreign_pages))
+}
+
+/// Refuses to let web pages of other origins change the machine: a browser on this network sends what they say.
+/// What they may read is the browser's to decide, and it lets them read nothing of ours.
+async fn not_from_foreign_pages(request: Request, next: Next) -> Result<Response, ApiError> {
+    if !request.method().is_safe()
+        && let Some(why) = foreign(request.headers())
+    {
+        return Err(ApiError::AccessDenied(format!(
+            "{} {} was sent by a web page that is not this machine's own ({why}): use curl or a Lambda client",
+            request.method(),
+            request.uri().path().escape_debug()
+        )));
+    }
+    Ok(next.run(request).await)
+}
+
+/// The header by which a browser says that a request was sent by a page of another origin.
+fn foreign(headers: &HeaderMap) -> Option<String> {
+    let told =
+        |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    if let Some(site) = told("sec-fetch-site").filter(|site| !matches!(site.as_str(), "same-origin" | "none"))
+    {
+        return Some(format!("Sec-Fetch-Site: {}", site.escape_debug()));
+    }
+    let origin = told("origin")?;
+    let of = origin.parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
+    let same = match (of, header(headers, "host")) {
+        (Some(of), Some(host)) => of.as_str().eq_ignore_ascii_case(host),
+        _ => false,
+    };
+    (!same).then(|| format!("Origin: {}", origin.escape_debug()))
 }
 
 fn health(fine: bool, health: &Health) -> Response {
@@ -77,9 +116,47 @@ async fn reboot<P: Platform>(State(app): State<Arc<App<P>>>) -> Result<Response,
     Ok(reply::json(StatusCode::ACCEPTED, &json!({ "state": "rebooting" })))
 }
 
+async fn snapshots<P: Platform>(State(app): State<Arc<App<P>>>) -> Result<Response, ApiError> {
+    Ok(reply::json(StatusCode::OK, &app.platform.snapshots().await?))
+}
+
+async fn evict_cache<P: Platform>(
+    State(app): State<Arc<App<P>>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let name = percent_decode_str(segment(request.uri(), NAME_SEGMENT)).decode_utf8_lossy();
+    let reference = Reference::parse(&name)?.latest(&app.platform.identity())?;
+    let evicted = app.platform.evict_cache(&Caller::of(request.headers()), &reference.name).await?;
+    Ok(reply::json(StatusCode::OK, &evicted))
+}
+
+async fn record<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
+    let identity = app.platform.identity();
+    let name = percent_decode_str(segment(request.uri(), NAME_SEGMENT)).decode_utf8_lossy();
+    let reference = Reference::parse(&name)?.latest(&identity)?;
+    let caller = Caller::of(request.headers());
+    let request_id = RequestId::of(&request);
+    let event = app.events.read(request.into_body(), invoke::event_too_large).await?;
+    let payload = if event.bytes.is_empty() { Bytes::from_static(b"{}") } else { event.bytes.clone() };
+    invoke::check_event(&payload)?;
+    let call = InvokeRequest {
+        arn: reference.arn(&identity),
+        function: reference.name,
+        qualifier: LATEST.to_owned(),
+        request_id,
+        payload,
+        content_type: invoke::EVENT_TYPE.to_owned(),
+        log_tail: false,
+        client_context: None,
+        start: StartPreference::Restore,
+        restore_mode: None,
+    };
+    Ok(reply::json(StatusCode::OK, &app.platform.record(&caller, call).await?))
+}
+
 async fn logs<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
     let query = request.uri().query();
-    let name = match segment(request.uri(), LOGS_NAME_SEGMENT) {
+    let name = match segment(request.uri(), NAME_SEGMENT) {
         "" => parameter(query, "function"),
         name => Some(percent_decode_str(name).decode_utf8_lossy().into_owned()),
     };

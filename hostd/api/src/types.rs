@@ -220,6 +220,35 @@ pub enum StartPreference {
     Warm,
 }
 
+/// How a snapshot's memory comes back (`X-Mote-Restore-Mode`); for measurements, `Faasnap` is the one for use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreMode {
+    /// The whole memory file mapped, read page by page as the guest touches it.
+    Lazy,
+    /// The same, read into the page cache before.
+    Cached,
+    /// The working set put in place before the guest runs, page faults served by the monitor.
+    Reap,
+    /// Mapped by region, the loading set read beside the running guest.
+    Faasnap,
+}
+
+impl RestoreMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Lazy, Self::Cached, Self::Reap, Self::Faasnap];
+
+    /// As in headers and on the monitor's command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lazy => "lazy",
+            Self::Cached => "cached",
+            Self::Reap => "reap",
+            Self::Faasnap => "faasnap",
+        }
+    }
+}
+
 /// One call of a function that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvokeRequest {
@@ -241,6 +270,8 @@ pub struct InvokeRequest {
     pub client_context: Option<String>,
     /// How to serve it.
     pub start: StartPreference,
+    /// How to restore it, if it is; `None`: as the function has it.
+    pub restore_mode: Option<RestoreMode>,
 }
 
 /// Which way a call was served (`X-Mote-Served-By`).
@@ -305,6 +336,8 @@ pub struct InvokeReply {
     pub phases: Vec<(&'static str, Duration)>,
     /// Time the function is billed, if it ran.
     pub billed: Option<Duration>,
+    /// What bringing memory back cost (`X-Mote-Paging`), if the call was restored: counts by name.
+    pub paging: Vec<(&'static str, u64)>,
 }
 
 /// State of the service and of what it stands on.

@@ -24,7 +24,12 @@ pub enum Decision<I, S> {
     /// Use this idle sandbox.
     Warm(I),
     /// Restore this snapshot; memory is booked.
-    Restore(S),
+    Restore {
+        /// The snapshot.
+        snapshot: S,
+        /// Whether this call is to be recorded; then the caller must report with [`Book::recorded`].
+        record: bool,
+    },
     /// Boot; memory is booked. With `build` the caller makes the function's snapshot and must
     /// report with [`Book::built`] or [`Book::build_failed`].
     Cold {
@@ -50,7 +55,27 @@ pub enum Decision<I, S> {
 enum Snapshot<S> {
     None,
     Building,
-    Ready(S),
+    Ready(S, Recording),
+}
+
+/// Whether a call on a snapshot was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Recording {
+    /// It is to be, and failed so often.
+    Due(u32),
+    /// It is now; it failed so often before.
+    UnderWay(u32),
+    /// It was, or never is to be.
+    Over,
+}
+
+/// How often recording is tried with a snapshot.
+const RECORDING_ATTEMPTS: u32 = 3;
+
+impl Recording {
+    fn new(due: bool) -> Self {
+        if due { Self::Due(0) } else { Self::Over }
+    }
 }
 
 #[derive(Debug)]
@@ -85,10 +110,11 @@ impl<I, S: Clone> Book<I, S> {
     }
 
     /// A function can be called from now on, with its snapshot if it has one.
-    pub fn register(&mut self, key: &Key, snapshot: Option<S>) {
+    /// `record` says whether a call on the snapshot is still to be recorded.
+    pub fn register(&mut self, key: &Key, snapshot: Option<S>, record: bool) {
         let entry = self.entries.entry(Arc::clone(key)).or_default();
         if let Some(snapshot) = snapshot {
-            entry.snapshot = Snapshot::Ready(snapshot);
+            entry.snapshot = Snapshot::Ready(snapshot, Recording::new(record));
         }
     }
 
@@ -117,8 +143,15 @@ impl<I, S: Clone> Book<I, S> {
         let Some(entry) = self.entries.get_mut(key) else { return Decision::Gone };
         self.used_mb += memory_mb;
         self.alive += 1;
-        match (&entry.snapshot, want) {
-            (Snapshot::Ready(snapshot), Want::Auto | Want::Restore) => Decision::Restore(snapshot.clone()),
+        match (&mut entry.snapshot, want) {
+            (Snapshot::Ready(snapshot, recording), Want::Auto | Want::Restore) => {
+                let snapshot = snapshot.clone();
+                let Recording::Due(failed) = *recording else {
+                    return Decision::Restore { snapshot, record: false };
+                };
+                *recording = Recording::UnderWay(failed);
+                Decision::Restore { snapshot, record: true }
+            }
             (Snapshot::None, _) => {
                 entry.snapshot = Snapshot::Building;
                 entry.failure = None;
@@ -172,12 +205,24 @@ impl<I, S: Clone> Book<I, S> {
         self.alive = self.alive.saturating_sub(1);
     }
 
-    /// A snapshot can be restored from now on. False when the function is gone: the snapshot is of no use.
+    /// A snapshot can be restored from now on; `record` as for [`Book::register`]. False when the function is gone:
+    /// the snapshot is of no use.
     #[must_use]
-    pub fn built(&mut self, key: &Key, snapshot: S) -> bool {
+    pub fn built(&mut self, key: &Key, snapshot: S, record: bool) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
-        entry.snapshot = Snapshot::Ready(snapshot);
+        entry.snapshot = Snapshot::Ready(snapshot, Recording::new(record));
         true
+    }
+
+    /// A recording ended without a new snapshot: another call is tried, a few times.
+    pub fn recording_failed(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.get_mut(key)
+            && let Snapshot::Ready(_, recording) = &mut entry.snapshot
+            && let Recording::UnderWay(failed) = *recording
+        {
+            let failed = failed + 1;
+            *recording = if failed < RECORDING_ATTEMPTS { Recording::Due(failed) } else { Recording::Over };
+        }
     }
 
     /// A snapshot could not be made; with a reason, the calls that waited for it fail with it.
@@ -187,12 +232,22 @@ impl<I, S: Clone> Book<I, S> {
         entry.failure = reason.map(|reason| (now, reason));
     }
 
-    /// The snapshot is of no use any more; the next call makes another.
-    pub fn forget_snapshot(&mut self, key: &Key) {
+    /// A snapshot is of no use any more: the next call makes another. One that has taken its place meanwhile, which
+    /// `is_it` tells, stays.
+    pub fn forget_snapshot(&mut self, key: &Key, is_it: impl FnOnce(&S) -> bool) {
         if let Some(entry) = self.entries.get_mut(key)
-            && matches!(entry.snapshot, Snapshot::Ready(_))
+            && let Snapshot::Ready(snapshot, _) = &entry.snapshot
+            && is_it(snapshot)
         {
             entry.snapshot = Snapshot::None;
+        }
+    }
+
+    /// The snapshot, if there is one.
+    pub fn snapshot(&self, key: &Key) -> Option<S> {
+        match &self.entries.get(key)?.snapshot {
+            Snapshot::Ready(snapshot, _) => Some(snapshot.clone()),
+            Snapshot::None | Snapshot::Building => None,
         }
     }
 
@@ -224,7 +279,7 @@ mod tests {
 
     fn books(capacity_mb: u64, max_alive: usize, functions: &[&str]) -> Books {
         let mut book = Books::new(capacity_mb, max_alive);
-        functions.iter().for_each(|name| book.register(&key(name), None));
+        functions.iter().for_each(|name| book.register(&key(name), None, false));
         book
     }
 
@@ -235,14 +290,42 @@ mod tests {
         assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Cold { build: true }));
         assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Wait));
         assert!(matches!(book.decide(&f, 100, Want::Cold, now), Decision::Cold { build: false }));
-        assert!(book.built(&f, "snapshot"));
-        assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Restore("snapshot")));
+        assert!(book.built(&f, "snapshot", false));
+        assert!(matches!(
+            book.decide(&f, 100, Want::Auto, now),
+            Decision::Restore { snapshot: "snapshot", record: false }
+        ));
         book.park(&f, now, 7);
         assert!(matches!(book.decide(&key("g"), 100, Want::Auto, now), Decision::Evict(7)));
         book.released(100);
         book.park(&f, now, 8);
         assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Warm(8)));
         assert!(matches!(book.decide(&f, 301, Want::Auto, now), Decision::TooBig { capacity_mb: 300 }));
+    }
+
+    #[test]
+    fn one_call_at_a_time_is_recorded_and_not_for_ever() {
+        let mut book = books(10_000, 99, &["f"]);
+        let (f, now) = (key("f"), Instant::now());
+        assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Cold { build: true }));
+        assert!(book.built(&f, "clean", true));
+        let mut recorded = |book: &mut Books| match book.decide(&f, 100, Want::Restore, now) {
+            Decision::Restore { record, .. } => record,
+            other => panic!("{other:?}"),
+        };
+        for _ in 0..RECORDING_ATTEMPTS {
+            assert!(recorded(&mut book));
+            assert!(!recorded(&mut book), "two at once");
+            book.recording_failed(&f);
+        }
+        assert!(!recorded(&mut book), "once more than there are attempts");
+        assert!(book.built(&f, "warm", false));
+        book.recording_failed(&f);
+        assert!(!recorded(&mut book));
+        book.forget_snapshot(&f, |snapshot| *snapshot == "clean");
+        assert_eq!(book.snapshot(&f), Some("warm"));
+        book.forget_snapshot(&f, |snapshot| *snapshot == "warm");
+        assert_eq!(book.snapshot(&f), None);
     }
 
     #[test]
@@ -266,7 +349,7 @@ mod tests {
         assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Cold { build: true }));
         book.park(&f, now, 1);
         assert_eq!(book.forget(&f), [1]);
-        assert!(!book.built(&f, "late"));
+        assert!(!book.built(&f, "late", false));
         assert_eq!(book.park(&f, now, 2), None);
         assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Gone));
     }
@@ -277,7 +360,7 @@ mod tests {
         let now = Instant::now();
         for (name, after) in [("a", 2), ("b", 1)] {
             assert!(matches!(book.decide(&key(name), 100, Want::Auto, now), Decision::Cold { .. }));
-            assert!(book.built(&key(name), "s"));
+            assert!(book.built(&key(name), "s", false));
             book.park(&key(name), now + std::time::Duration::from_secs(after), u32::try_from(after).unwrap());
         }
         assert!(matches!(book.decide(&key("c"), 100, Want::Auto, now), Decision::Evict(1)));
@@ -301,9 +384,9 @@ mod tests {
                 match op {
                     0 | 1 => match book.decide(&f, sizes[function], Want::Auto, now) {
                         Decision::Warm(id) => busy.push(idle.remove(&id).unwrap()),
-                        Decision::Restore(_) | Decision::Cold { build: false } => busy.push((function, sizes[function])),
+                        Decision::Restore { .. } | Decision::Cold { build: false } => busy.push((function, sizes[function])),
                         Decision::Cold { build: true } => {
-                            prop_assert!(book.built(&f, "s"));
+                            prop_assert!(book.built(&f, "s", false));
                             busy.push((function, sizes[function]));
                         }
                         Decision::Evict(id) => book.released(idle.remove(&id).unwrap().1),

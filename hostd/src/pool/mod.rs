@@ -3,7 +3,7 @@
 mod book;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -91,9 +91,10 @@ pub struct Build {
 
 impl Build {
     /// The snapshot is there. False when the function is gone meanwhile.
-    pub fn done(mut self, snapshot: Snapshot) -> bool {
+    /// `record`: a call on it is still to be recorded.
+    pub fn done(mut self, snapshot: Snapshot, record: bool) -> bool {
         self.open = false;
-        let wanted = self.pool.book().built(&self.key, Arc::new(snapshot));
+        let wanted = self.pool.book().built(&self.key, Arc::new(snapshot), record);
         self.pool.changed.notify_waiters();
         wanted
     }
@@ -115,13 +116,37 @@ impl Drop for Build {
     }
 }
 
+/// The duty to record a call; given up when dropped.
+#[derive(Debug)]
+pub struct Recording {
+    pool: Arc<Pool>,
+    key: Key,
+    open: bool,
+}
+
+impl Recording {
+    /// The recorded snapshot is there. False when the function is gone meanwhile.
+    pub fn done(mut self, snapshot: Snapshot) -> bool {
+        self.open = false;
+        self.pool.book().built(&self.key, Arc::new(snapshot), false)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if self.open {
+            self.pool.book().recording_failed(&self.key);
+        }
+    }
+}
+
 /// How a call is to be served.
 #[derive(Debug)]
 pub enum Grant {
     /// By this sandbox.
     Warm(Box<Sandbox>),
-    /// By restoring this snapshot.
-    Restore(Lease, Arc<Snapshot>),
+    /// By restoring this snapshot, perhaps with the duty to record the call.
+    Restore(Lease, Arc<Snapshot>, Option<Recording>),
     /// By a cold boot, perhaps with the duty to make the snapshot.
     Cold(Lease, Option<Build>),
 }
@@ -221,8 +246,14 @@ impl Pool {
     }
 
     /// Makes a function callable.
-    pub fn register(&self, key: &Key, snapshot: Option<Snapshot>) {
-        self.book().register(key, snapshot.map(Arc::new));
+    /// `record`: a call on its snapshot is still to be recorded.
+    pub fn register(&self, key: &Key, snapshot: Option<Snapshot>, record: bool) {
+        self.book().register(key, snapshot.map(Arc::new), record);
+    }
+
+    /// The snapshot of a function, if it can be restored.
+    pub fn snapshot(&self, key: &Key) -> Option<Arc<Snapshot>> {
+        self.book().snapshot(key)
     }
 
     /// Forgets a function and puts its idle sandboxes away. Busy ones end with their call.
@@ -238,9 +269,9 @@ impl Pool {
         put_away(idle).await
     }
 
-    /// A snapshot turned out to be of no use: the next call makes another.
-    pub fn forget_snapshot(&self, key: &Key) {
-        self.book().forget_snapshot(key);
+    /// The snapshot in folder `dir` (any, if `None`) turned out to be of no use: the next call makes another.
+    pub fn forget_snapshot(&self, key: &Key, dir: Option<&Path>) {
+        self.book().forget_snapshot(key, |snapshot| dir.is_none_or(|dir| snapshot.dir == dir));
         self.changed.notify_waiters();
     }
 
@@ -278,7 +309,14 @@ impl Pool {
                 Decision::Evict(idle) => {
                     put_away(vec![idle]).await;
                 }
-                Decision::Restore(snapshot) => return Ok(Grant::Restore(lease(), snapshot)),
+                Decision::Restore { snapshot, record } => {
+                    let recording = record.then(|| Recording {
+                        pool: Arc::clone(self),
+                        key: Arc::clone(key),
+                        open: true,
+                    });
+                    return Ok(Grant::Restore(lease(), snapshot, recording));
+                }
                 Decision::Cold { build } => {
                     let lease = lease();
                     let build =

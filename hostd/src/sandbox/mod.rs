@@ -1,12 +1,15 @@
 //! One sandbox: a microVM in its own monitor process, the session with its agent, and everything they own.
 
 mod monitor;
+mod paging;
 mod run_dir;
 mod session;
 mod start;
 
+pub use monitor::MonitorError;
+pub use paging::Paging;
 pub use session::SessionError;
-pub use start::{Snapshotting, StartError, StartSpec, cold, restore, resume};
+pub use start::{Restoring, Settled, Snapshotting, StartError, StartSpec, cold, restore, resume};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,7 +118,11 @@ impl Sandbox {
                     outcome.peak_memory_mb = peak_memory_kb.div_ceil(1024);
                     break Ended::Answered { kind, content_type, payload: frame.body };
                 }
-                AgentMessage::Failed { kind: FailureKind::Init | FailureKind::Exit | FailureKind::Agent } => {
+                AgentMessage::Failed {
+                    kind: FailureKind::Init | FailureKind::Exit | FailureKind::Agent,
+                    peak_memory_kb,
+                } => {
+                    outcome.peak_memory_mb = peak_memory_kb.div_ceil(1024);
                     break Ended::Failed(frame.body);
                 }
                 // An answer to another call, or a second `Ready`: the guest is confused or hostile.
@@ -144,6 +151,31 @@ impl Sandbox {
     /// What this sandbox has booked.
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Process id of the monitor, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.monitor.pid()
+    }
+
+    /// Page faults and reads of the monitor so far.
+    pub fn paging(&self) -> Option<Paging> {
+        self.monitor.pid().and_then(Paging::of)
+    }
+
+    /// Brings the microVM to rest for a snapshot, with free memory cleared first for at most `scrub_ms`.
+    ///
+    /// # Errors
+    /// When it does not come to rest; it is gone then.
+    pub async fn settle(mut self, scrub_ms: Option<u32>) -> Result<Settled, StartError> {
+        if let Some(within_ms) = scrub_ms {
+            let scrub = HostMessage::Scrub { within_ms };
+            self.session.send(&scrub, &[]).await.map_err(StartError::Session)?;
+        }
+        let bound = Duration::from_millis(u64::from(scrub_ms.unwrap_or(0)));
+        let Self { id, monitor, session, log, _dir: dir, lease, .. } = self;
+        start::quiesce(session, &log, bound).await?;
+        Ok(Settled { id, monitor, log, dir, lease })
     }
 
     /// Ends the microVM and waits until nothing is left of it.

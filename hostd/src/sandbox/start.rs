@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use mote_api::RestoreMode;
 use mote_protocol::{AGENT_PORT, AgentMessage, FunctionSpec, HOST_PORT, HostMessage, Identity};
 use tokio::net::UnixListener;
 
@@ -94,14 +95,14 @@ pub enum StartError {
     Incompatible(#[source] MonitorError),
 }
 
-/// A cold-booted microVM at its snapshot point.
+/// A microVM at rest: at its snapshot point, or between calls. Nothing is open.
 #[derive(Debug)]
-pub struct Cold {
-    id: Arc<str>,
-    monitor: Monitor,
-    log: Writer,
-    dir: RunDir,
-    lease: Lease,
+pub struct Settled {
+    pub(super) id: Arc<str>,
+    pub(super) monitor: Monitor,
+    pub(super) log: Writer,
+    pub(super) dir: RunDir,
+    pub(super) lease: Lease,
 }
 
 /// Where a snapshot is to be written while the microVM stands still.
@@ -123,7 +124,7 @@ pub async fn cold(
     lease: Lease,
     phases: &mut Phases,
     tail: &mut Tail,
-) -> Result<Cold, StartError> {
+) -> Result<Settled, StartError> {
     let id = new_id();
     let log = Writer::new(log, Arc::clone(&id));
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
@@ -155,17 +156,26 @@ pub async fn cold(
     ready.unwrap_or(Err(StartError::InitTimeout { seconds: spec.init_timeout.as_secs() }))?;
     phases.lap("init");
 
+    quiesce(session, &log, Duration::ZERO).await?;
+    Ok(Settled { id, monitor, log, dir, lease })
+}
+
+/// Has the agent settle everything and close the session, which may take `longer` than usual.
+pub(super) async fn quiesce(mut session: Session, log: &Writer, longer: Duration) -> Result<(), StartError> {
     session.send(&HostMessage::Quiesce, &[]).await.map_err(StartError::Session)?;
     let closed = async {
-        while session.receive().await?.is_some() {}
+        while let Some(frame) = session.receive().await? {
+            if let AgentMessage::Log { .. } = frame.message {
+                log.append(&frame.body);
+            }
+        }
         Ok(())
     };
-    match tokio::time::timeout(AGENT_TIMEOUT, closed).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(StartError::Session(error)),
-        Err(_) => return Err(StartError::Session(SessionError::Closed)),
+    match tokio::time::timeout(AGENT_TIMEOUT + longer, closed).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StartError::Session(error)),
+        Err(_) => Err(StartError::Session(SessionError::Closed)),
     }
-    Ok(Cold { id, monitor, log, dir, lease })
 }
 
 async fn wait_ready(session: &mut Session, log: &Writer, tail: &mut Tail) -> Result<(), StartError> {
@@ -192,12 +202,12 @@ async fn wait_ready(session: &mut Session, log: &Writer, tail: &mut Tail) -> Res
 /// # Errors
 /// When the microVM does not go on.
 pub async fn resume(
-    cold: Cold,
+    settled: Settled,
     spec: &StartSpec,
     snapshot: Snapshotting<'_>,
     phases: &mut Phases,
 ) -> Result<(Sandbox, Result<String, MonitorError>), StartError> {
-    let Cold { id, mut monitor, log, dir, lease } = cold;
+    let Settled { id, mut monitor, log, dir, lease } = settled;
     let mut written = Ok(String::new());
     if let Snapshotting::Into(folder) = snapshot {
         monitor.pause().await.map_err(StartError::Monitor)?;
@@ -209,14 +219,24 @@ pub async fn resume(
     Ok((Sandbox { id, monitor, session, log, resuming: true, _dir: dir, lease }, written))
 }
 
+/// What to restore, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Restoring<'a> {
+    /// Folder of the snapshot.
+    pub snapshot: &'a Path,
+    /// How memory comes back.
+    pub mode: RestoreMode,
+    /// Have the monitor record which pages the guest touches.
+    pub record: bool,
+}
+
 /// Restores a snapshot into a new sandbox.
 ///
 /// # Errors
 /// [`StartError::Incompatible`] when the snapshot must be rebuilt; otherwise as for a boot.
 pub async fn restore(
     spec: &StartSpec,
-    snapshot: &Path,
-    mode: &str,
+    restoring: Restoring<'_>,
     log: Arc<FunctionLog>,
     lease: Lease,
     phases: &mut Phases,
@@ -224,7 +244,7 @@ pub async fn restore(
     let id = new_id();
     let log = Writer::new(log, Arc::clone(&id));
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
-    let arguments = restore_arguments(spec, snapshot, mode, &dir);
+    let arguments = restore_arguments(spec, restoring, &dir);
     let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
     match tokio::time::timeout(spec.restore_timeout, monitor.running()).await {
         Ok(Ok(())) => {}
@@ -282,18 +302,18 @@ fn boot_arguments(spec: &StartSpec, dir: &RunDir) -> Vec<OsString> {
     ]
 }
 
-fn restore_arguments(spec: &StartSpec, snapshot: &Path, mode: &str, dir: &RunDir) -> Vec<OsString> {
+fn restore_arguments(spec: &StartSpec, restoring: Restoring<'_>, dir: &RunDir) -> Vec<OsString> {
     let drive = |index: usize, path: &Path| {
         let mut argument = OsString::from(format!("{index}="));
         argument.push(path);
         argument
     };
-    vec![
+    let mut arguments: Vec<OsString> = vec![
         "restore".into(),
         "--snapshot".into(),
-        snapshot.into(),
+        restoring.snapshot.into(),
         "--mode".into(),
-        mode.into(),
+        restoring.mode.name().into(),
         "--drive".into(),
         drive(0, &spec.rootfs),
         "--drive".into(),
@@ -302,7 +322,11 @@ fn restore_arguments(spec: &StartSpec, snapshot: &Path, mode: &str, dir: &RunDir
         dir.vsock().into(),
         "--serial".into(),
         dir.serial().into(),
-    ]
+    ];
+    if restoring.record {
+        arguments.push("--record".into());
+    }
+    arguments
 }
 
 fn new_id() -> Arc<str> {

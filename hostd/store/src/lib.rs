@@ -43,7 +43,8 @@ use serde_json::value::to_raw_value;
 pub use error::{OpenError, StoreError};
 pub use files::{StagedDir, StagedFile};
 pub use model::{
-    CodeRecord, FunctionConfig, FunctionRecord, NewCode, NewSnapshot, SnapshotRecord, SnapshotState,
+    CodeRecord, FunctionConfig, FunctionRecord, NewCode, NewSnapshot, PagingRecord, SnapshotKind,
+    SnapshotRecord, SnapshotState,
 };
 pub use recovery::{BrokenCode, Recovery};
 pub use space::Space;

@@ -94,6 +94,40 @@ pub struct SnapshotRecord {
     pub created_unix_ms: u64,
     /// Whether it may be restored.
     pub state: SnapshotState,
+    /// At which point of the function's life it was taken.
+    #[serde(default)]
+    pub kind: SnapshotKind,
+    /// What was made for its quick restore; nothing before a call was recorded.
+    #[serde(default)]
+    pub paging: Option<PagingRecord>,
+}
+
+/// At which point of a function's life a snapshot was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotKind {
+    /// Initialised, no call served.
+    #[default]
+    Init,
+    /// After a call.
+    Warm,
+}
+
+/// Figures of the files made for a quick restore, in pages and regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagingRecord {
+    /// Pages of the memory that are not zero.
+    pub non_zero_pages: u64,
+    /// Pages the recorded call used.
+    pub working_set_pages: u64,
+    /// Of these the ones that are not zero.
+    pub loading_set_pages: u64,
+    /// Pages of the loading-set file.
+    pub loading_pages: u64,
+    /// Regions it is mapped in.
+    pub loading_regions: u64,
+    /// Regions of the memory file.
+    pub non_zero_regions: u64,
 }
 
 /// Whether a snapshot may be restored.
@@ -107,7 +141,7 @@ pub enum SnapshotState {
 }
 
 /// What the maker of a snapshot says of it; see [`SnapshotRecord`] for the fields.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewSnapshot {
     /// The function it is of.
     pub function: String,
@@ -117,4 +151,8 @@ pub struct NewSnapshot {
     pub fingerprint: String,
     /// Checksum of the memory file.
     pub memory_checksum: String,
+    /// When it was taken.
+    pub kind: SnapshotKind,
+    /// What was made for its quick restore.
+    pub paging: Option<PagingRecord>,
 }

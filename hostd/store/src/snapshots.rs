@@ -49,6 +49,8 @@ impl Store {
             code_image: new.code_image,
             fingerprint: new.fingerprint,
             memory_checksum: new.memory_checksum,
+            kind: new.kind,
+            paging: new.paging,
         };
         let path = self.snapshot_path(&record);
         files.take(&path).map_err(|e| self.told(e))?;

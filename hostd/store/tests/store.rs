@@ -69,6 +69,7 @@ fn a_snapshot_of_older_code_is_refused() {
         code_image: function.code.image,
         fingerprint: String::new(),
         memory_checksum: String::new(),
+        ..mote_store::NewSnapshot::default()
     };
     assert!(matches!(store.put_snapshot(new, staged), Err(StoreError::Stale { .. })));
     check(dir.path(), &store);

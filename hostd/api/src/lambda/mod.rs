@@ -86,13 +86,21 @@ async fn create<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -
     Ok(shown(StatusCode::CREATED, &made, &app.platform.identity()))
 }
 
+/// The function a request is about, and whether it names a version of it.
+async fn look_up<P: Platform>(
+    app: &App<P>,
+    request: Request,
+) -> Result<(Function, Identity, bool), ApiError> {
+    let (reference, identity) = named(app, &request)?;
+    let function = app.platform.get_function(&Caller::of(request.headers()), &reference.name).await?;
+    Ok((function, identity, reference.qualifier.is_some()))
+}
+
 async fn get_function<P: Platform>(
     State(app): State<Arc<App<P>>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (reference, identity) = named(&app, &request)?;
-    let function = app.platform.get_function(&Caller::of(request.headers()), &reference.name).await?;
-    let qualified = reference.qualifier.is_some();
+    let (function, identity, qualified) = look_up(&app, request).await?;
     Ok(reply::json(StatusCode::OK, &view::function(&function, &identity, qualified)))
 }
 
@@ -100,9 +108,7 @@ async fn get_configuration<P: Platform>(
     State(app): State<Arc<App<P>>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (reference, identity) = named(&app, &request)?;
-    let function = app.platform.get_function(&Caller::of(request.headers()), &reference.name).await?;
-    let qualified = reference.qualifier.is_some();
+    let (function, identity, qualified) = look_up(&app, request).await?;
     Ok(reply::json(StatusCode::OK, &view::configuration(&function, &identity, qualified)))
 }
 
@@ -236,6 +242,7 @@ async fn invocations<P: Platform>(
     let kind = kind(headers)?;
     let log_tail = wants_log_tail(headers)?;
     let start = invoke::start_preference(headers)?;
+    let restore_mode = invoke::restore_mode(headers)?;
     let client_context = invoke::client_context(headers)?;
     let caller = Caller::of(headers);
     let request_id = RequestId::of(&request);
@@ -257,6 +264,7 @@ async fn invocations<P: Platform>(
         log_tail,
         client_context,
         start,
+        restore_mode,
     };
     let answer = app.platform.invoke(&caller, call).await?;
     let mut response = Response::new(Body::from(answer.payload.clone()));

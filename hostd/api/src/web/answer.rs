@@ -209,6 +209,7 @@ mod tests {
             served_by: ServedBy::Warm,
             phases: Vec::new(),
             billed: None,
+            paging: Vec::new(),
         }
     }
 

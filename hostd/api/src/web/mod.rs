@@ -62,6 +62,7 @@ async fn call<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> 
     let identity = app.platform.identity();
     let reference = Reference::of_request(segment(request.uri(), NAME_SEGMENT), None)?.latest(&identity)?;
     let start = invoke::start_preference(request.headers())?;
+    let restore_mode = invoke::restore_mode(request.headers())?;
     let caller = Caller::of(request.headers());
     let request_id = RequestId::of(&request);
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_string());
@@ -98,6 +99,7 @@ async fn call<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> 
         log_tail: false,
         client_context: None,
         start,
+        restore_mode,
     };
     let reply = app.platform.invoke(&caller, call).await?;
     let mut response = answer::build(&reply)?;

@@ -247,7 +247,7 @@ impl Platform for Memory {
             let seen = json!({
                 "arn": request.arn, "request_id": request.request_id, "qualifier": request.qualifier,
                 "client_context": request.client_context, "content_type": request.content_type,
-                "start": format!("{:?}", request.start), "caller": caller.access_key_id, "region": caller.region,
+                "start": format!("{:?}", request.start), "restore_mode": format!("{:?}", request.restore_mode), "caller": caller.access_key_id, "region": caller.region,
             });
             (seen, None)
         } else {
@@ -271,6 +271,7 @@ impl Platform for Memory {
             },
             phases: vec![("wait", Duration::from_micros(1500)), ("invoke", Duration::from_millis(2))],
             billed: Some(Duration::from_millis(2)),
+            paging: Vec::new(),
         })
     }
 
@@ -292,6 +293,20 @@ impl Platform for Memory {
 
     async fn evict_idle(&self) -> Result<u64, ApiError> {
         Ok(std::mem::take(&mut *self.idle.lock().unwrap()))
+    }
+
+    async fn snapshots(&self) -> Result<Value, ApiError> {
+        Ok(json!([]))
+    }
+
+    async fn evict_cache(&self, caller: &Caller, function: &str) -> Result<Value, ApiError> {
+        self.get_function(caller, function).await?;
+        Ok(json!({ "resident_pages": 0 }))
+    }
+
+    async fn record(&self, caller: &Caller, request: InvokeRequest) -> Result<Value, ApiError> {
+        self.get_function(caller, &request.function).await?;
+        Ok(json!({ "event_bytes": request.payload.len() }))
     }
 
     async fn logs(&self, caller: &Caller, function: &str, limit: usize) -> Result<Vec<String>, ApiError> {

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use mote_snapshot::{LAYOUT_FILE, Layout, WORKING_FILE};
 use serde::{Deserialize, Serialize};
 
 pub use mote_snapshot::checksum::{ContentHash, memory_checksum};
@@ -126,6 +127,9 @@ pub enum SnapshotError {
         /// Of the file.
         found: u64,
     },
+    /// The layout is damaged.
+    #[error("Cannot use the snapshot's layout")]
+    Layout(#[source] mote_snapshot::LayoutError),
     /// The memory file has another content.
     #[error("{path} has checksum {found}, the state records {recorded}")]
     MemoryChecksum {
@@ -195,8 +199,8 @@ pub(crate) fn check_memory_size(dir: &Path, info: &SnapshotInfo) -> Result<(), S
     }
 }
 
-/// Everything [`verify_state`] checks, and the content of the memory file. Reads all of it: do it once, when a
-/// snapshot is first used after a boot.
+/// Everything [`verify_state`] checks, and the content of the memory file and of the files made for a quick restore.
+/// Reads all of them: do it once, when a snapshot is first used after a boot.
 ///
 /// # Errors
 /// What is wrong; then the snapshot must be made anew.
@@ -208,6 +212,41 @@ pub fn verify_memory(dir: &Path) -> Result<SnapshotInfo, SnapshotError> {
         Ok(found) if found != info.memory_checksum => {
             Err(SnapshotError::MemoryChecksum { path, recorded: info.memory_checksum.clone(), found })
         }
-        Ok(_) => Ok(info),
+        Ok(_) => {
+            verify_layout(dir, &info)?;
+            Ok(info)
+        }
     }
+}
+
+/// The layout and its files, if there are any.
+fn verify_layout(dir: &Path, info: &SnapshotInfo) -> Result<(), SnapshotError> {
+    if !dir.join(LAYOUT_FILE).exists() {
+        return Ok(());
+    }
+    let layout = Layout::read(dir).map_err(SnapshotError::Layout)?;
+    let named = format!("{:016x}", layout.memory_checksum);
+    if named != info.memory_checksum {
+        let path = dir.join(LAYOUT_FILE);
+        return Err(SnapshotError::MemoryChecksum {
+            path,
+            recorded: info.memory_checksum.clone(),
+            found: named,
+        });
+    }
+    for (name, recorded) in [(LOADING_FILE, layout.loading_checksum), (WORKING_FILE, layout.working_checksum)]
+    {
+        let path = dir.join(name);
+        match mote_snapshot::build::file_checksum(&path) {
+            // The working set is only made where it is wanted.
+            Err(error) if name == WORKING_FILE && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(SnapshotError::Io { path, source }),
+            Ok(found) if found != recorded => {
+                let (recorded, found) = (format!("{recorded:016x}"), format!("{found:016x}"));
+                return Err(SnapshotError::MemoryChecksum { path, recorded, found });
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }

@@ -52,6 +52,7 @@ pub fn snapshot(store: &Store, name: &str, size: usize) -> Result<SnapshotRecord
         code_image,
         fingerprint: "f".into(),
         memory_checksum: "c".into(),
+        ..NewSnapshot::default()
     };
     store.put_snapshot(new, dir)
 }

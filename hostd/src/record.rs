@@ -1,0 +1,267 @@
+//! Recording a call on a snapshot (FaaSnap, Fig. 5.5): the working set while it runs, then the warm snapshot and the
+//! files for its quick restore.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mote_snapshot::pages::PageSet;
+use mote_snapshot::working_set::GROUP_PAGES;
+use mote_snapshot::{
+    BuildError, BuildOptions, Built, MEMORY_FILE, RecordError, Recorder, WorkingSet, build, cache,
+};
+use mote_store::{FunctionRecord, NewSnapshot, PagingRecord, SnapshotKind, StagedDir, StoreError};
+
+use crate::config;
+use crate::phases::Phases;
+use crate::pool::{Recording, Snapshot};
+use crate::sandbox::{self, Sandbox, Snapshotting, StartError, StartSpec};
+use crate::service::{Service, blocking};
+use crate::snapshots;
+
+/// How often the growth of the guest's resident memory is looked at.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Name of the state file in a snapshot's folder.
+const STATE_FILE: &str = mote_monitor::snapshot::STATE_FILE;
+
+/// Why a call could not be recorded. The call itself is none the worse.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// The page cache cannot be watched.
+    #[error("Cannot watch the memory file")]
+    Watch(#[source] RecordError),
+    /// The thread that watches.
+    #[error("Cannot watch the memory file in a thread of its own")]
+    Thread(#[source] std::io::Error),
+    /// The thread broke.
+    #[error("The thread that watched the memory file broke")]
+    Lost,
+    /// The sandbox did not settle or go on.
+    #[error("The sandbox did not take its snapshot")]
+    Sandbox(#[source] StartError),
+    /// The monitor did not write it.
+    #[error("The warm snapshot could not be written")]
+    Snapshot(#[source] crate::sandbox::MonitorError),
+    /// No room.
+    #[error("There is no room for the warm snapshot")]
+    NoRoom,
+    /// Its files cannot be made.
+    #[error("The files for its quick restore could not be made")]
+    Build(#[source] BuildError),
+    /// A file of the clean snapshot cannot be taken over.
+    #[error("Cannot take over {path}")]
+    Link {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("The recorded snapshot could not be stored")]
+    Store(#[source] StoreError),
+}
+
+/// Watches a memory file while a microVM restored from it serves a call. Ends when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    pid: Arc<AtomicU32>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<WorkingSet, RecordError>>>,
+}
+
+impl Watch {
+    /// Drops the memory file in `dir` from the page cache and begins to watch it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be watched.
+    pub fn start(dir: &Path) -> Result<Self, RecordingError> {
+        let memory = dir.join(MEMORY_FILE);
+        match cache::drop_file(&memory) {
+            Ok(0) => {}
+            // Pages another microVM has mapped count as used then: loaded for nothing, no more.
+            Ok(left) => tracing::debug!(left, "Part of the memory file stays in the page cache"),
+            Err(error) => tracing::warn!(%error, "Cannot drop the memory file from the page cache"),
+        }
+        let recorder = Recorder::new(&memory).map_err(RecordingError::Watch)?;
+        let (pid, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let (watched, told) = (Arc::clone(&pid), Arc::clone(&stop));
+        let thread = std::thread::Builder::new()
+            .name("record".to_owned())
+            .spawn(move || watch(recorder, &watched, &told))
+            .map_err(RecordingError::Thread)?;
+        Ok(Self { pid, stop, thread: Some(thread) })
+    }
+
+    /// Tells whose memory it is.
+    pub fn of(&self, pid: Option<u32>) {
+        self.pid.store(pid.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Looks once more and says what was used. Blocks for a moment.
+    fn finish(mut self) -> Result<WorkingSet, RecordingError> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().ok_or(RecordingError::Lost)?;
+        thread.join().map_err(|_| RecordingError::Lost)?.map_err(RecordingError::Watch)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // The thread sees it within a step and ends by itself; nobody waits for what it found.
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Looks whenever the guest's resident memory has grown by a group (section 5.4), and at the end.
+fn watch(mut recorder: Recorder, pid: &AtomicU32, stop: &AtomicBool) -> Result<WorkingSet, RecordError> {
+    let mut seen = 0;
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(STEP);
+        let resident = resident_pages(pid.load(Ordering::Relaxed));
+        if resident >= seen + GROUP_PAGES {
+            recorder.poll()?;
+            seen = resident;
+        }
+    }
+    recorder.poll()?;
+    Ok(recorder.finish())
+}
+
+fn resident_pages(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    text.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0)
+}
+
+/// A recorded call whose sandbox has answered.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// What it was restored from.
+    pub snapshot: Arc<Snapshot>,
+    /// What watched it.
+    pub watch: Watch,
+    /// The duty.
+    pub recording: Recording,
+}
+
+/// Makes the recorded snapshot and gives the sandbox back, if it is still of use, with what was made or why nothing.
+pub async fn finish(
+    service: &Arc<Service>,
+    function: &FunctionRecord,
+    spec: &StartSpec,
+    fingerprint: &str,
+    recorded: Recorded,
+) -> (Option<Sandbox>, Result<PagingRecord, RecordingError>) {
+    let Recorded { sandbox, snapshot, watch, recording } = recorded;
+    let watched = match blocking(move || watch.finish()).await {
+        Ok(set) => set,
+        Err(error) => return (Some(sandbox), Err(error)),
+    };
+    let Some(staged) = snapshots::stage(service, function).await else {
+        return (Some(sandbox), Err(RecordingError::NoRoom));
+    };
+    let kind = service.settings(function).kind;
+    let (sandbox, taken) = match kind {
+        config::SnapshotKind::Init => (Some(sandbox), take_over(&snapshot, &staged, &watched)),
+        config::SnapshotKind::Warm => warm(service, spec, sandbox, &staged).await,
+    };
+    let memory_checksum = match taken {
+        Ok(checksum) => checksum.unwrap_or_else(|| snapshot.record.memory_checksum.clone()),
+        Err(error) => return (sandbox, Err(error)),
+    };
+    let stored = store(service, function, fingerprint, kind, memory_checksum, staged, watched).await;
+    let stored = stored.map(|(snapshot, paging)| {
+        tracing::info!(function = %function.name, ?kind, ?paging, "Snapshot recorded");
+        if !recording.done(snapshot) {
+            tracing::info!(function = %function.name, "Recorded snapshot is of a function since changed");
+        }
+        paging
+    });
+    (sandbox, stored)
+}
+
+/// Settles the sandbox, takes the warm snapshot, lets the sandbox go on. The checksum of its memory.
+async fn warm(
+    service: &Arc<Service>,
+    spec: &StartSpec,
+    sandbox: Sandbox,
+    staged: &StagedDir,
+) -> (Option<Sandbox>, Result<Option<String>, RecordingError>) {
+    let scrub_ms = service.config.snapshot.scrub_ms();
+    let settled = match sandbox.settle(scrub_ms).await {
+        Ok(settled) => settled,
+        Err(error) => return (None, Err(RecordingError::Sandbox(error))),
+    };
+    let mut phases = Phases::start();
+    match sandbox::resume(settled, spec, Snapshotting::Into(staged.path()), &mut phases).await {
+        Ok((sandbox, Ok(checksum))) => (Some(sandbox), Ok(Some(checksum))),
+        Ok((sandbox, Err(error))) => (Some(sandbox), Err(RecordingError::Snapshot(error))),
+        Err(error) => (None, Err(RecordingError::Sandbox(error))),
+    }
+}
+
+/// The clean snapshot's own files under a new name, for functions that are restored as they were initialised.
+fn take_over(
+    snapshot: &Snapshot,
+    staged: &StagedDir,
+    used: &WorkingSet,
+) -> Result<Option<String>, RecordingError> {
+    let link = |name: &str| {
+        let (from, to) = (snapshot.dir.join(name), staged.path().join(name));
+        std::fs::hard_link(&from, to).map_err(|source| RecordingError::Link { path: from, source })
+    };
+    link(MEMORY_FILE)?;
+    link(STATE_FILE)?;
+    let pages: PageSet = used.pages();
+    mote_snapshot::build::write_touched(staged.path(), &pages)
+        .map_err(|source| RecordingError::Link { path: staged.path().to_owned(), source })?;
+    Ok(None)
+}
+
+async fn store(
+    service: &Arc<Service>,
+    function: &FunctionRecord,
+    fingerprint: &str,
+    kind: config::SnapshotKind,
+    memory_checksum: String,
+    staged: StagedDir,
+    used: WorkingSet,
+) -> Result<(Snapshot, PagingRecord), RecordingError> {
+    let mut new = NewSnapshot {
+        function: function.name.clone(),
+        code_image: function.code.image.clone(),
+        fingerprint: fingerprint.to_owned(),
+        memory_checksum,
+        kind: match kind {
+            config::SnapshotKind::Init => SnapshotKind::Init,
+            config::SnapshotKind::Warm => SnapshotKind::Warm,
+        },
+        paging: None,
+    };
+    let store = service.store.clone();
+    let stored = blocking(move || {
+        let built = build(staged.path(), &used, &BuildOptions::default()).map_err(RecordingError::Build)?;
+        let paging = paging(&built);
+        new.paging = Some(paging);
+        let record = store.put_snapshot(new, staged).map_err(RecordingError::Store)?;
+        Ok((record, paging))
+    });
+    let (record, paging) = stored.await?;
+    Ok((snapshots::handle(service, record), paging))
+}
+
+fn paging(built: &Built) -> PagingRecord {
+    PagingRecord {
+        non_zero_pages: built.non_zero_pages,
+        working_set_pages: built.working_set_pages,
+        loading_set_pages: built.loading_set_pages,
+        loading_pages: built.loading_pages,
+        loading_regions: built.loading_regions,
+        non_zero_regions: built.non_zero_regions,
+    }
+}
