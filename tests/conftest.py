@@ -45,9 +45,8 @@ def box():
         assert not found, f"On the console: {found.group()}\n{machine.tail(120)}"
 
 
-@pytest.fixture
-def own_box():
-    """Makes machines of a test's own; all are gone afterwards."""
+def machines():
+    """Makes machines; all are gone afterwards, and none of their consoles tells of a disaster."""
     made = []
 
     def make(**wishes):
@@ -63,32 +62,28 @@ def own_box():
         assert not found, f"On the console: {found.group()}\n{console[-8000:]}"
 
 
+# For one test, and for all tests of a file, which save boots by handing their machine on.
+own_box = pytest.fixture(machines, name="own_box")
+module_box = pytest.fixture(machines, name="module_box", scope="module")
+
+
 @pytest.fixture(scope="session")
-def shared_client(box):
+def lambdas(box):
     """A boto3 client; created once, for that takes longer than most calls."""
     return client.lambda_client(box.port)
 
 
-@pytest.fixture
-def lambdas(shared_client):
-    """The boto3 client, without connections left open afterwards: they would show in the counts."""
-    yield shared_client
-    shared_client.close()
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unchecked(box):
     """A boto3 client that sends whatever it is told to: the appliance has to check by itself."""
-    made = client.lambda_client(box.port, parameter_validation=False)
-    yield made
-    made.close()
+    return client.lambda_client(box.port, parameter_validation=False)
 
 
 @pytest.fixture(scope="session")
-def probe(box, shared_client):
+def probe(box, lambdas):
     """Name of the function that does what an event says."""
-    client.create(shared_client, "probe", packages.function("probe"), Environment={"Variables": {"COLOUR": "blue"}})
-    assert client.invoke(shared_client, "probe", {"op": "echo"}).json["calls"] == 1
+    client.create(lambdas, "probe", packages.function("probe"), Environment={"Variables": {"COLOUR": "blue"}})
+    assert client.invoke(lambdas, "probe", {"op": "echo"}).json["calls"] == 1
     return "probe"
 
 
@@ -115,20 +110,18 @@ def deploy(lambdas):
 
 
 @pytest.fixture(scope="session")
-def witness(box, shared_client):
+def witness(box, lambdas):
     """Name of a known-good function: whatever happened, it must still answer."""
-    client.create(shared_client, "witness", packages.answering("here"))
-    assert client.invoke(shared_client, "witness", {}).error is None
+    client.create(lambdas, "witness", packages.answering("here"))
+    assert client.invoke(lambdas, "witness", {}).error is None
     return "witness"
 
 
 @pytest.fixture
 def nothing_leaks(box, lambdas, witness):
     """Counts before and after the test; afterwards a known-good function must still answer."""
-    lambdas.close()
     before = census.take(box)
     yield
     answer = client.invoke(lambdas, witness, {})
     assert answer.error is None and answer.json == {"code": "here", "config": None}, str(answer)
-    lambdas.close()
     census.assert_unchanged(box, before)

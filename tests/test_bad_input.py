@@ -13,16 +13,15 @@ TRACE_OF_HANDLER = re.compile(r'File "/var/task/handler\.py", line \d+, in \w+')
 
 
 @pytest.fixture(scope="module")
-def victim(box, shared_client):
+def victim(box, lambdas):
     """Name of a function that bad calls are made to, with a snapshot: each call that ends its sandbox costs a restore."""
-    client.create(shared_client, "victim", packages.function("probe"), Timeout=60)
-    client.create(shared_client, "hurried", packages.function("probe"), Timeout=2)
+    client.create(lambdas, "victim", packages.function("probe"), Timeout=60)
+    client.create(lambdas, "hurried", packages.function("probe"), Timeout=2)
     for name in ("victim", "hurried"):
-        assert invoke(shared_client, name, {"op": "echo"}).error is None
+        assert invoke(lambdas, name, {"op": "echo"}).error is None
     yield "victim"
     for name in ("victim", "hurried"):
-        shared_client.delete_function(FunctionName=name)
-    shared_client.close()
+        lambdas.delete_function(FunctionName=name)
 
 
 # Handlers

@@ -15,7 +15,6 @@ def expect_refusals(box):
     with refused() as refusal:
         client.create(lambdas, "homeless", packages.answering("x"))
     assert refusal[0].status == 507 and "disk" in refusal[0].message.lower(), refusal
-    lambdas.close()
 
 
 def test_no_data_disk(own_box):

@@ -17,9 +17,9 @@ def handler(event, context):
 
 
 @pytest.fixture(scope="module")
-def seen(box, shared_client):
+def seen(box, lambdas):
     """Sends a request to a function that answers with the event it got; gives the event."""
-    client.create(shared_client, "by-path", packages.source(ECHO))
+    client.create(lambdas, "by-path", packages.source(ECHO))
 
     def send(method, path="", body=None, headers=None):
         reply = http.request(box.port, method, f"/function/by-path{path}", body, headers)
@@ -27,8 +27,7 @@ def seen(box, shared_client):
         return reply.json
 
     yield send
-    shared_client.delete_function(FunctionName="by-path")
-    shared_client.close()
+    lambdas.delete_function(FunctionName="by-path")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])

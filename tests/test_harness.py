@@ -19,14 +19,21 @@ def test_phases_are_read_from_the_header():
     assert client.phases("") == {}
 
 
-COUNTS = {key: 5 for key in (*census.EXACT, "sandboxes")} | {"memory_available_kb": 1_000_000}
+COUNTS = {key: 5 for key in (*census.EXACT, "sandboxes")} | {
+    "memory_available_kb": 1_000_000, "hostd_fds_by_kind": {"socket": 3, "/data/db": 2},
+}
 
 
 @pytest.mark.parametrize("key", [*census.EXACT, "sandboxes"])
 def test_one_more_of_anything_is_noticed(key):
     assert census.difference(COUNTS, COUNTS) == {}
-    assert census.difference(COUNTS, COUNTS | {key: 6}) == {key: (5, 6)}
+    assert census.difference(COUNTS, COUNTS | {key: 6})[key] == (5, 6)
     assert census.difference(COUNTS, COUNTS | {key: 4}) == {}
+
+
+def test_more_descriptors_are_told_by_kind():
+    more = COUNTS | {"hostd_fds": 6, "hostd_fds_by_kind": {"socket": 3, "/data/db": 1, "pipe": 2}}
+    assert census.difference(COUNTS, more)["hostd_fds_by_kind"] == {"/data/db": (2, 1), "pipe": (0, 2)}
 
 
 def test_lost_memory_is_noticed_and_gained_memory_is_not():
@@ -47,7 +54,7 @@ def test_the_bad_packages_are_bad_in_the_way_they_say():
     assert lie.getinfo("zeros.bin").file_size == 3
     link = zipfile.ZipFile(io.BytesIO(packages.with_link("/etc/passwd"))).getinfo("link")
     assert link.external_attr >> 28 == 0o12
-    assert names(packages.with_link_twice("/tmp", "door", "file")) == ["handler.py", "door", "door/file"]
+    assert names(packages.with_link("/tmp", "door", through="file")) == ["handler.py", "door", "door/file"]
 
 
 def test_the_probe_answers_without_an_appliance():

@@ -11,19 +11,18 @@ CLOCK_SLACK_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def twins(box, shared_client, probe):
+def twins(box, lambdas, probe):
     """What two sandboxes of one snapshot say of themselves, and when they were asked."""
-    invoke(shared_client, probe, {"op": "echo"})
+    invoke(lambdas, probe, {"op": "echo"})
     # The snapshot has some age: a clock that stood still with it would show.
     time.sleep(3)
     seen = []
     for _ in range(2):
         box.put_away()
         before = time.time()
-        answer = invoke(shared_client, probe, {"op": "identity"})
+        answer = invoke(lambdas, probe, {"op": "identity"})
         assert answer.served_by == "restore"
         seen.append((before, answer.json, time.time()))
-    shared_client.close()
     return seen
 
 

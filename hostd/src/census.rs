@@ -1,6 +1,6 @@
 //! What is alive on this machine, counted: the figures a leak would show in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -14,6 +14,8 @@ pub struct Census {
     pub zombies: usize,
     /// Open file descriptors of hostd.
     pub hostd_fds: usize,
+    /// The same by what they are: the path of a file; `socket`, `pipe`, `anon_inode:[eventpoll]`.
+    pub hostd_fds_by_kind: BTreeMap<String, usize>,
     /// Threads of hostd.
     pub hostd_threads: usize,
     /// Mounts in hostd's mount namespace.
@@ -33,10 +35,12 @@ pub struct Census {
 impl Census {
     /// Counts.
     pub fn take(run: &Path, staged: &Path) -> Self {
+        let hostd_fds_by_kind = descriptors();
         let mut census = Self {
             processes: 0,
             zombies: 0,
-            hostd_fds: entries("/proc/self/fd".as_ref()).saturating_sub(1),
+            hostd_fds: hostd_fds_by_kind.values().sum(),
+            hostd_fds_by_kind,
             hostd_threads: entries("/proc/self/task".as_ref()),
             mounts: std::fs::read_to_string("/proc/self/mountinfo").map_or(0, |text| text.lines().count()),
             network_namespaces: 0,
@@ -72,6 +76,25 @@ pub fn meminfo(field: &str) -> u64 {
         .unwrap_or(0)
 }
 
+/// Open descriptors by kind, without the one that looks.
+fn descriptors() -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        let target = target.to_string_lossy();
+        if target.starts_with("/proc/") && target.ends_with("/fd") {
+            continue;
+        }
+        // `socket:[123]`: the number would make every one a kind of its own.
+        let kind = match target.split_once(":[") {
+            Some((kind @ ("socket" | "pipe"), _)) => kind,
+            _ => &target,
+        };
+        *kinds.entry(kind.to_owned()).or_default() += 1;
+    }
+    kinds
+}
+
 fn entries(path: &Path) -> usize {
     std::fs::read_dir(path).map_or(0, Iterator::count)
 }
@@ -96,7 +119,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let before = Census::take(folder.path(), folder.path());
         assert!(before.processes > 0 && before.memory_total_kb > before.memory_available_kb);
-        let _file = std::fs::File::create(folder.path().join("x")).unwrap();
+        let path = folder.path().join("x");
+        let _file = std::fs::File::create(&path).unwrap();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
         let mut during = Census::take(folder.path(), folder.path());
@@ -105,7 +129,8 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(during.zombies > before.zombies);
-        assert!(during.hostd_fds > before.hostd_fds);
+        assert_eq!(during.hostd_fds_by_kind.get(path.to_str().unwrap()), Some(&1));
+        assert_eq!(during.hostd_fds, during.hostd_fds_by_kind.values().sum::<usize>());
         assert_eq!(during.run_files, before.run_files + 1);
     }
 }

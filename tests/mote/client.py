@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,24 +31,37 @@ RUNTIME = "python3.11"
 PHASE = re.compile(r"([A-Za-z_-]+);dur=([0-9.]+)")
 
 
+# Every client made here, while it lives.
+CLIENTS: weakref.WeakSet = weakref.WeakSet()
+# A session reads the API's description once for all its clients, and may be asked by one thread at a time.
+SESSION = boto3.session.Session(
+    aws_access_key_id=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+    aws_secret_access_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+    region_name=ENVIRONMENT["AWS_DEFAULT_REGION"],
+)
+ONE_AT_A_TIME = threading.Lock()
+
+
 def lambda_client(port: int, read_timeout: float = 180, parameter_validation: bool = True):
     """A boto3 Lambda client for the appliance on this machine's `port`."""
-    session = boto3.session.Session(
-        aws_access_key_id=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
-        region_name=ENVIRONMENT["AWS_DEFAULT_REGION"],
+    config = Config(
+        connect_timeout=10,
+        read_timeout=read_timeout,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=16,
+        parameter_validation=parameter_validation,
     )
-    return session.client(
-        "lambda",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        config=Config(
-            connect_timeout=10,
-            read_timeout=read_timeout,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=16,
-            parameter_validation=parameter_validation,
-        ),
-    )
+    with ONE_AT_A_TIME:
+        made = SESSION.client("lambda", endpoint_url=f"http://127.0.0.1:{port}", config=config)
+        CLIENTS.add(made)
+    return made
+
+
+def hang_up() -> None:
+    """Closes the idle connections of all clients, which would show in counts; the clients can be used on."""
+    with ONE_AT_A_TIME:
+        for made in CLIENTS:
+            made.close()
 
 
 @dataclass
