@@ -61,6 +61,13 @@ def test_code_that_is_no_python(lambdas, deploy):
     assert "handler" in answer.json["errorMessage"], str(answer)
 
 
+def test_code_that_eats_its_memory_at_import(lambdas, deploy):
+    name = deploy(packages.source("kept = [b'x' * (1 << 20) for _ in range(1024)]\n\ndef handler(e, c):\n    pass\n"))
+    answer = invoke(lambdas, name, {})
+    assert answer.error == "Unhandled" and answer.json["errorType"] == "Runtime.OutOfMemory", str(answer)
+    assert "128 MB" in answer.json["errorMessage"] and "MemorySize" in answer.json["errorMessage"], str(answer)
+
+
 def test_code_that_leaves_at_import(lambdas, deploy):
     name = deploy(packages.source("import os\nos._exit(7)\n\ndef handler(e, c):\n    pass\n"))
     answer = invoke(lambdas, name, {})
@@ -107,12 +114,13 @@ def test_a_function_past_its_timeout(box, lambdas, deploy, victim, operation, se
 
 
 def test_a_function_that_eats_its_memory(lambdas, victim):
-    answer = invoke(lambdas, victim, {"op": "eat", "megabytes": 1024})
+    answer = invoke(lambdas, victim, {"op": "eat", "megabytes": 1024}, tail=True)
     assert (answer.status, answer.error) == (200, "Unhandled"), str(answer)
     error = answer.json
-    assert error["errorType"] in ("Runtime.ExitError", "Runtime.OutOfMemory", "MemoryError"), error
-    if error["errorType"] == "Runtime.ExitError":
-        assert "signal: killed" in error["errorMessage"], error
+    assert error["errorType"] == "Runtime.OutOfMemory", error
+    assert error["errorMessage"].startswith(f"RequestId: {answer.headers['x-amzn-requestid']} Error: "), error
+    assert "128 MB" in error["errorMessage"] and "MemorySize" in error["errorMessage"], error
+    assert "Memory Size: 128 MB\tMax Memory Used: 128 MB" in answer.log, answer.log
     after = invoke(lambdas, victim, {"op": "echo"})
     assert after.error is None, str(after)
 

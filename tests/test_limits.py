@@ -6,7 +6,7 @@ import re
 from mote import packages
 from mote.client import ROLE, RUNTIME, create, invoke, refused
 
-OUT_OF_MEMORY = ("Runtime.ExitError", "Runtime.OutOfMemory", "MemoryError")
+OUT_OF_MEMORY = ("Runtime.OutOfMemory", "MemoryError")
 
 
 def test_writing_past_the_storage_is_enospc_inside(lambdas, unchecked, deploy, nothing_leaks):

@@ -1,13 +1,15 @@
 //! The one task that owns everything: it waits for something to happen, asks [`crate::state`] what is to be
 //! done, and does it.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use mote_protocol::{
     AgentMessage, FailureKind, Frame, FunctionSpec, HostMessage, Identity, InvokeSpec, LogStream, ResultKind,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -74,6 +76,7 @@ pub async fn run<M: Machine>(
         started: now,
         resumed: now,
         handed_over: now,
+        memory_mb: 0,
         peak_memory_kb: 0,
     };
     match ground(&agent.settings, &mut agent.machine, asked_sender).await {
@@ -91,7 +94,7 @@ struct Agent<M> {
     machine: M,
     sessions: mpsc::Receiver<BoxStream>,
     session: Option<Session>,
-    children: Signal,
+    children: tokio::signal::unix::Signal,
     asked: mpsc::Receiver<Asked>,
     state: State,
     runtime: Option<Runtime>,
@@ -109,6 +112,8 @@ struct Agent<M> {
     started: Instant,
     resumed: Instant,
     handed_over: Instant,
+    /// What the function was given.
+    memory_mb: u32,
     peak_memory_kb: u64,
 }
 
@@ -249,6 +254,7 @@ impl<M: Machine> Agent<M> {
     }
 
     async fn start(&mut self, function: &FunctionSpec, identity: &Identity) {
+        self.memory_mb = function.memory_mb;
         let Some(ground) = &self.ground else { return };
         // Refused by hanging up if nothing comes of it: it is ended then.
         let held = self.held.take();
@@ -285,7 +291,13 @@ impl<M: Machine> Agent<M> {
     async fn child(&mut self) {
         let Some(runtime) = &mut self.runtime else { return };
         let Some(status) = process::reap(self.settings.reap, runtime.pid) else { return };
-        let report = ErrorObject::exit(self.state.serving(), status).json();
+        let starved = status.signal() == Some(Signal::KILL.as_raw()) && self.machine.starved(runtime.pid);
+        let report = if starved {
+            self.peak_memory_kb = u64::from(self.memory_mb) * 1024;
+            ErrorObject::out_of_memory(self.state.serving(), self.memory_mb).json()
+        } else {
+            ErrorObject::exit(self.state.serving(), status).json()
+        };
         self.step(Event::Exited, Attached { report, ..Attached::default() }).await;
     }
 
@@ -419,7 +431,8 @@ impl<M: Machine> Agent<M> {
         self.send_late().await;
         self.drain().await;
         let Some((kind, report)) = self.failure.take() else { return false };
-        self.send(&AgentMessage::Failed { kind }, &report).await;
+        let peak_memory_kb = self.peak_memory_kb;
+        self.send(&AgentMessage::Failed { kind, peak_memory_kb }, &report).await;
         match self.session.take() {
             Some(session) => {
                 session.finish().await;

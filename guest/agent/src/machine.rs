@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mote_protocol::{FunctionSpec, Identity};
+use rustix::process::Pid;
 
 /// What the agent needs of the machine it is in.
 pub trait Machine {
@@ -35,6 +36,9 @@ pub trait Machine {
 
     /// A snapshot is about to be taken; free memory is to be cleared first, if a time is given, within that.
     fn settle(&mut self, scrub: Option<Duration>);
+
+    /// Whether the kernel killed this process for want of memory.
+    fn starved(&mut self, process: Pid) -> bool;
 
     /// Says something on the machine's console.
     fn say(&mut self, words: &str);

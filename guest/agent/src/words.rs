@@ -32,12 +32,16 @@ impl ErrorObject {
     /// the call that waits for this sandbox, puts its id before them.
     #[must_use]
     pub fn exit(request_id: Option<&str>, status: ExitStatus) -> Self {
-        let reason = exit_reason(status);
-        let message = match request_id {
-            Some(id) => format!("RequestId: {id} Error: {reason}"),
-            None => format!("Error: {reason}"),
-        };
-        Self::new("Runtime.ExitError", message)
+        Self::new("Runtime.ExitError", of_call(request_id, &exit_reason(status)))
+    }
+
+    /// The kernel killed the runtime, because the machine's memory was used up. Begins as [`Self::exit`] does.
+    #[must_use]
+    pub fn out_of_memory(request_id: Option<&str>, memory_mb: u32) -> Self {
+        let reason = format!(
+            "Out of memory: the function and the files it wrote took all of its {memory_mb} MB; raise its MemorySize"
+        );
+        Self::new("Runtime.OutOfMemory", of_call(request_id, &reason))
     }
 
     /// A response over the limit, for the caller.
@@ -53,6 +57,13 @@ impl ErrorObject {
     pub fn request_too_large() -> Self {
         let message = format!("Exceeded maximum allowed payload size ({MAX_BODY} bytes).");
         Self::new("RequestEntityTooLarge", message)
+    }
+}
+
+fn of_call(request_id: Option<&str>, reason: &str) -> String {
+    match request_id {
+        Some(id) => format!("RequestId: {id} Error: {reason}"),
+        None => format!("Error: {reason}"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mote_agent::process::Reap;
 use mote_protocol::{AgentMessage, FailureKind, HostMessage, MAX_BODY, MAX_PAYLOAD, ResultKind};
 use serde_json::json;
-use support::{Sandbox, UNACCEPTABLE, call, function, identity, python};
+use support::{STARVING, Sandbox, UNACCEPTABLE, call, function, identity, python};
 
 #[tokio::test]
 async fn a_function_is_settled_restored_and_called() {
@@ -261,6 +261,28 @@ async fn the_end_of_the_process_is_told_in_lambdas_words() {
         let message = format!("RequestId: call-1 Error: Runtime exited with error: {words}");
         assert_eq!(body, json!({"errorType": "Runtime.ExitError", "errorMessage": message}));
         assert_eq!(output.contains("leaving"), event["do"] == "leave");
+    }
+}
+
+#[tokio::test]
+async fn a_process_killed_for_want_of_memory_is_told_with_the_limit() {
+    // A process that ends by itself was not killed, whatever the machine says.
+    for (event, kind) in [
+        (json!({"do": "kill"}), "Runtime.OutOfMemory"),
+        (json!({"do": "leave", "status": 3}), "Runtime.ExitError"),
+    ] {
+        let mut sandbox = Sandbox::new().await;
+        sandbox.ready("app.handler").await;
+        sandbox.resume(identity(STARVING)).await;
+        sandbox.invoke("call-1", &event).await;
+        let (failure, body, _) = sandbox.failure().await;
+        assert_eq!((failure, body["errorType"].as_str().unwrap()), (FailureKind::Exit, kind));
+        let message = body["errorMessage"].as_str().unwrap();
+        assert!(message.starts_with("RequestId: call-1 Error: "), "{message}");
+        let starved = kind == "Runtime.OutOfMemory";
+        assert_eq!(starved, message.contains("128 MB") && message.contains("MemorySize"), "{message}");
+        assert_eq!(starved, sandbox.peak_memory_kb == 128 * 1024, "{}", sandbox.peak_memory_kb);
+        assert!(sandbox.peak_memory_kb > 1000);
     }
 }
 

@@ -126,8 +126,8 @@ pub enum ResultKind {
 pub enum FailureKind {
     /// The runtime reported that initialisation failed; the body is its error object.
     Init,
-    /// The runtime process ended by itself or was killed; the body is an error object made by the agent. Its
-    /// message begins with `RequestId: ID ` if the runtime had that call's event, and with `Error: ` if it had
+    /// The runtime process ended by itself or was killed (for want of memory: `Runtime.OutOfMemory`); the body is an
+    /// error object made by the agent. Its message begins with `RequestId: ID ` if the runtime had that call's event, and with `Error: ` if it had
     /// none: a call sent meanwhile was not begun, and may be made elsewhere.
     Exit,
     /// The agent could not do its own part (a mount, a missing start command); body as for `Exit`.
@@ -171,5 +171,7 @@ pub enum AgentMessage {
     Failed {
         /// What failed.
         kind: FailureKind,
+        /// As in `Result`; all there is, when want of memory was the failure.
+        peak_memory_kb: u64,
     },
 }

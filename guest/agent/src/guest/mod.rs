@@ -1,6 +1,7 @@
 //! What only PID 1 of a microVM does.
 
 mod identity;
+mod kernel_log;
 pub mod link;
 mod mounts;
 mod power;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mote_protocol::{FunctionSpec, Identity};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 
 use crate::machine::Machine;
 use crate::scrub::{self, Scrubbed};
@@ -89,6 +90,10 @@ impl Machine for Guest {
             let what = if whole { "all there was" } else { "all there was time for" };
             self.say(&format!("Cleared {kib} KiB of free memory in {ms} ms, {what}"));
         }
+    }
+
+    fn starved(&mut self, process: Pid) -> bool {
+        kernel_log::open().is_ok_and(|log| kernel_log::killed_for_memory(log, process))
     }
 
     fn say(&mut self, words: &str) {

@@ -18,6 +18,7 @@ use mote_protocol::{
     AgentMessage, Decoder, Frame, FunctionSpec, HostMessage, Identity, InvokeSpec, LogStream, ResultKind,
     encode,
 };
+use rustix::process::Pid;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -68,12 +69,14 @@ fn succeed(command: &mut Command) {
 #[derive(Default)]
 struct Native {
     settled: Arc<Mutex<Option<Duration>>>,
+    starving: bool,
 }
 
 impl Machine for Native {
     type Error = std::io::Error;
 
     fn identify(&mut self, identity: &Identity) -> std::io::Result<()> {
+        self.starving = identity.instance_id == STARVING;
         if identity.instance_id == UNACCEPTABLE {
             Err(std::io::ErrorKind::InvalidInput.into())
         } else {
@@ -97,6 +100,10 @@ impl Machine for Native {
         *self.settled.lock().unwrap() = scrub;
     }
 
+    fn starved(&mut self, _: Pid) -> bool {
+        self.starving
+    }
+
     fn say(&mut self, words: &str) {
         eprintln!("agent: {words}");
     }
@@ -104,6 +111,9 @@ impl Machine for Native {
 
 /// An instance id with which the machine does not take an identity.
 pub const UNACCEPTABLE: &str = "unacceptable";
+
+/// An instance id with which the machine says that whoever was killed was killed for want of memory.
+pub const STARVING: &str = "starving";
 
 /// An agent in a thread of its own, as PID 1 has it, and the host's end of its newest session.
 pub struct Sandbox {
@@ -115,6 +125,8 @@ pub struct Sandbox {
     restores: u32,
     /// How it was last settled: with free memory cleared or not.
     pub settled: Arc<Mutex<Option<Duration>>>,
+    /// As told with the failure.
+    pub peak_memory_kb: u64,
     _folder: TempDir,
 }
 
@@ -177,7 +189,16 @@ impl Sandbox {
         let (stream, _) = UnixStream::pair().unwrap();
         let agent = Some(agent);
         let decoder = Decoder::new();
-        let mut sandbox = Self { sessions, agent, stream, decoder, restores: 0, settled, _folder: folder };
+        let mut sandbox = Self {
+            sessions,
+            agent,
+            stream,
+            decoder,
+            restores: 0,
+            settled,
+            peak_memory_kb: 0,
+            _folder: folder,
+        };
         sandbox.connect().await;
         sandbox
     }
@@ -317,7 +338,8 @@ impl Sandbox {
             match frame.message {
                 AgentMessage::Log { .. } => output.extend(frame.body),
                 AgentMessage::Resumed { .. } => {}
-                AgentMessage::Failed { kind } => {
+                AgentMessage::Failed { kind, peak_memory_kb } => {
+                    self.peak_memory_kb = peak_memory_kb;
                     assert!(self.frame().await.is_none());
                     self.stream.shutdown().await.ok();
                     self.ended().await;
