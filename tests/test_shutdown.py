@@ -3,21 +3,66 @@
 import re
 import threading
 import time
+from contextlib import contextmanager
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mote import client, packages
-from mote.client import invoke
+from mote.client import invoke, refused
 
 LIMIT_S = 30
 CHECKED = re.compile("checked|formatted", re.IGNORECASE)
 
 
-def prepared(own_box):
-    box = own_box(verbose=True)
-    box.boot()
-    lambdas = client.lambda_client(box.port)
+@pytest.fixture(scope="module")
+def machine(module_box):
+    """With a function that has a snapshot. The tests hand it on, switched on or off."""
+    made = module_box(verbose=True)
+    made.boot()
+    lambdas = client.lambda_client(made.port)
     client.create(lambdas, "stays", packages.function("probe"))
     assert invoke(lambdas, "stays", {"op": "echo"}).json["calls"] == 1
-    return box, lambdas
+    return made
+
+
+@pytest.fixture
+def box(machine):
+    """The machine, running."""
+    if not machine.running:
+        machine.boot()
+    return machine
+
+
+@pytest.fixture(scope="module")
+def lambdas(machine):
+    return client.lambda_client(machine.port)
+
+
+@contextmanager
+def call_under_way(box, lambdas, seconds):
+    """A call that sleeps, begun before and awaited after the block; gives a list of its answer, or of why it got none."""
+    got = []
+
+    def call():
+        try:
+            got.append(invoke(lambdas, "stays", {"op": "sleep", "seconds": seconds}))
+        except (BotoCoreError, ClientError) as error:
+            got.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_until(lambda: any(sandbox["state"] == "busy" for sandbox in box.get("/system/sandboxes").json))
+    yield got
+    thread.join(30)
+    assert got, "The call has not ended"
+
+
+def wait_until(holds, limit_s=20):
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, "It does not come true"
+        time.sleep(0.1)
 
 
 def assert_orderly(box):
@@ -31,23 +76,22 @@ def assert_orderly(box):
         at = found.start()
 
 
-def test_power_button_then_everything_is_still_there(own_box):
-    box, lambdas = prepared(own_box)
-    slow: dict = {}
-
-    def call():
-        own = client.lambda_client(box.port)
-        slow["answer"] = invoke(own, "stays", {"op": "sleep", "seconds": 3})
-        own.close()
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    time.sleep(1)
-    box.press_power_button()
-    seconds = box.wait_off(LIMIT_S)
-    thread.join(30)
+def test_power_button_then_everything_is_still_there(box, lambdas):
+    with call_under_way(box, lambdas, 5) as slow:
+        box.press_power_button()
+        wait_until(lambda: box.get("/readyz").status == 503)
+        # Who comes now is told so.
+        for refuse in (
+            lambda: invoke(lambdas, "stays", {"op": "echo"}),
+            lambda: client.create(lambdas, "late", packages.answering("late")),
+        ):
+            with refused() as refusal:
+                refuse()
+            assert (refusal[0].status, refusal[0].type) == (503, "ServiceException"), refusal
+            assert int(refusal[0].headers["retry-after"]) > 0 and "shutting down" in refusal[0].message, refusal
+        seconds = box.wait_off(LIMIT_S)
     # A call that was running was allowed to end, and its caller got the answer.
-    assert slow["answer"].json == {"slept": 3, "tag": None}
+    assert slow[0].json == {"slept": 5, "tag": None}
     assert seconds < LIMIT_S
     assert_orderly(box)
     box.boot()
@@ -57,8 +101,7 @@ def test_power_button_then_everything_is_still_there(own_box):
     assert (answer.error, answer.served_by) == (None, "restore")
 
 
-def test_api_switches_off_and_restarts(own_box):
-    box, lambdas = prepared(own_box)
+def test_api_switches_off_and_restarts(box, lambdas):
     boot_id = box.status()["boot_id"]
     reply = box.post("/system/reboot")
     assert reply.status in (200, 202), str(reply)
@@ -69,7 +112,7 @@ def test_api_switches_off_and_restarts(own_box):
                 break
         except Exception:  # noqa: BLE001 - it is just going down or coming up
             pass
-        time.sleep(0.5)
+        time.sleep(0.2)
     assert box.status()["boot_id"] != boot_id, "It did not restart"
     assert not CHECKED.search(box.data_disk()["reason"])
     assert invoke(lambdas, "stays", {"op": "echo"}).served_by == "restore"
@@ -80,8 +123,7 @@ def test_api_switches_off_and_restarts(own_box):
     assert_orderly(box)
 
 
-def test_after_a_power_cut_the_disk_is_checked_and_snapshots_serve(own_box):
-    box, lambdas = prepared(own_box)
+def test_after_a_power_cut_the_disk_is_checked_and_snapshots_serve(box, lambdas):
     box.put_away()
     assert invoke(lambdas, "stays", {"op": "echo"}).served_by == "restore"
     box.cut_power()
@@ -92,20 +134,8 @@ def test_after_a_power_cut_the_disk_is_checked_and_snapshots_serve(own_box):
     assert (answer.error, answer.served_by, answer.json["calls"]) == (None, "restore", 1)
 
 
-def test_a_long_call_does_not_hold_the_power_off(own_box):
-    box, lambdas = prepared(own_box)
-
-    def call():
-        own = client.lambda_client(box.port)
-        try:
-            invoke(own, "stays", {"op": "sleep", "seconds": 25})
-        except Exception:  # noqa: BLE001 - that it gets no answer is the price
-            pass
-        own.close()
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    time.sleep(1)
-    box.press_power_button()
-    assert box.wait_off(LIMIT_S) < 24
-    thread.join(30)
+def test_a_long_call_does_not_hold_the_power_off(box, lambdas):
+    # That it gets no answer is the price.
+    with call_under_way(box, lambdas, 25):
+        box.press_power_button()
+        assert box.wait_off(LIMIT_S) < 24

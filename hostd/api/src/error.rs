@@ -59,7 +59,7 @@ pub enum ApiError {
     /// 500 `ServiceException`: our fault.
     #[error("{0}")]
     Service(String),
-    /// 503 `ServiceUnavailableException` with `Retry-After`: not now, for this reason.
+    /// 503 `ServiceException` with `Retry-After`: not now, for this reason.
     #[error("{message}")]
     Unavailable {
         /// Why not.
@@ -67,6 +67,9 @@ pub enum ApiError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// 403 `AccessDeniedException`: the one who asks may not.
+    #[error("{0}")]
+    AccessDenied(String),
     /// 404 `UnknownOperationException`: no such path.
     #[error("{0}")]
     UnknownPath(String),
@@ -158,9 +161,8 @@ impl ApiError {
                 (StatusCode::INSUFFICIENT_STORAGE, "CodeStorageExceededException", Lower)
             }
             Self::Service(_) => (StatusCode::INTERNAL_SERVER_ERROR, "ServiceException", Upper),
-            Self::Unavailable { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableException", Upper)
-            }
+            Self::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "ServiceException", Upper),
+            Self::AccessDenied(_) => (StatusCode::FORBIDDEN, "AccessDeniedException", Lower),
             Self::UnknownPath(_) => (StatusCode::NOT_FOUND, "UnknownOperationException", Lower),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowedException", Lower),
         }

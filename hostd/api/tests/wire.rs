@@ -380,7 +380,11 @@ async fn a_shutdown_lets_calls_end_and_cuts_what_takes_too_long() {
         let begun = Instant::now();
         server.stop();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(TcpStream::connect(address).await.is_err(), "new connections are refused");
+        // Whoever comes now is answered, once, and does not keep the machine on.
+        let late = raw(&server, b"POST /system/reboot HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        Answer::parse(&late).assert_error(503, "ServiceException");
+        assert_eq!(Answer::parse(&late).header("connection"), Some("close"));
+        let silent = TcpStream::connect(address).await.unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         match server.ended().await {
@@ -389,6 +393,7 @@ async fn a_shutdown_lets_calls_end_and_cuts_what_takes_too_long() {
             Err(other) => panic!("{other}"),
         }
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-        drop(idle);
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+        drop((idle, silent));
     }
 }

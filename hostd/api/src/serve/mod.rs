@@ -21,6 +21,9 @@ use stalled::Stalled;
 /// Pause after `accept` failed for want of files or memory; connections end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What requests that came during a shutdown get at its end, to take their answers away.
+const LATE_ANSWERS: Duration = Duration::from_millis(500);
+
 /// What the listener puts up with.
 #[derive(Debug, Clone)]
 pub struct ServeLimits {
@@ -68,64 +71,88 @@ pub enum ServeError {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub SocketAddr);
 
-/// Serves `router` on `listener` until `shutdown` resolves, then refuses new connections, lets requests under way
-/// end, and returns when all have or [`ServeLimits::drain`] is over.
+/// Serves `router` on `listener` until `shutdown` resolves, then lets requests under way end, and returns when all
+/// have or [`ServeLimits::drain`] is over. Whoever comes meanwhile is answered as well: by then the platform behind
+/// `router` is to refuse what takes long, for nothing waits for these answers.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     shutdown: impl Future<Output = ()>,
     limits: ServeLimits,
 ) -> Result<(), ServeError> {
-    let (stop, stopped) = watch::channel(());
     let places = Arc::new(Semaphore::new(limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    let http = protocol(&limits);
+    let mut door =
+        Door { listener, router, places, http: protocol(&limits), write_timeout: limits.write_timeout };
+    let (stop, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-
-    loop {
-        while connections.try_join_next().is_some() {}
-        let place = tokio::select! {
-            () = &mut shutdown => break,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
-        // The semaphore is never closed.
-        let Ok(place) = place else { break };
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let connection = serve_connection(
-                    http.clone(),
-                    stream,
-                    peer,
-                    router.clone(),
-                    stopped.clone(),
-                    limits.write_timeout,
-                );
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::warn!(%error, "No connection could be accepted");
-                tokio::select! { () = &mut shutdown => break, () = tokio::time::sleep(ACCEPT_PAUSE) => {} }
-            }
-        }
+    tokio::select! {
+        () = shutdown => {}
+        () = door.accept(&mut connections, &stopped) => {}
     }
 
-    drop(listener);
     drop(stop);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(limits.drain, drained).await.is_ok() {
+    door.http.keep_alive(false);
+    let (stop, stopped) = watch::channel(());
+    let mut late = JoinSet::new();
+    let drained = tokio::select! {
+        drained = tokio::time::timeout(limits.drain, all(&mut connections)) => drained.is_ok(),
+        () = door.accept(&mut late, &stopped) => false,
+    };
+    drop((door, stop));
+    // Out of time is no error here: none of these was under way when the shutdown began.
+    let _ = tokio::time::timeout(LATE_ANSWERS, all(&mut late)).await;
+    late.shutdown().await;
+    if drained {
         return Ok(());
     }
     let open = connections.len();
     connections.shutdown().await;
     Err(ServeError::Cut { open, drain: limits.drain })
+}
+
+async fn all(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
+}
+
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    router: Router,
+    places: Arc<Semaphore>,
+    http: http1::Builder,
+    write_timeout: Duration,
+}
+
+impl Door {
+    /// Takes connections in until it is dropped. They are told of `stopped`.
+    async fn accept(&self, connections: &mut JoinSet<()>, stopped: &watch::Receiver<()>) {
+        loop {
+            while connections.try_join_next().is_some() {}
+            // The semaphore is never closed.
+            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let connection = serve_connection(
+                        self.http.clone(),
+                        stream,
+                        peer,
+                        self.router.clone(),
+                        stopped.clone(),
+                        self.write_timeout,
+                    );
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "No connection could be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
 }
 
 fn protocol(limits: &ServeLimits) -> http1::Builder {
