@@ -193,8 +193,44 @@ async fn the_machine_can_be_asked_and_told() {
     get(&server, "/system/logs?function=g").await.assert_error(404, "ResourceNotFoundException");
     assert_eq!(send(&server, "POST", "/system/shutdown", "", b"").await.status, 202);
     let answer = send(&server, "POST", "/system/reboot", "", b"").await;
-    answer.assert_error(503, "ServiceUnavailableException");
+    answer.assert_error(503, "ServiceException");
     assert_eq!(answer.header("retry-after"), Some("60"));
+}
+
+#[tokio::test]
+async fn foreign_web_pages_do_not_change_the_machine() {
+    let server = Server::start().await;
+    let changes = [("POST", "/system/shutdown"), ("POST", "/system/reboot"), ("DELETE", "/system/sandboxes")];
+    for foreign in [
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Site: same-site",
+        "Sec-Fetch-Site: cross-site\r\nOrigin: http://box:8080",
+        "Origin: http://evil.example",
+        "Origin: http://box",
+        "Origin: http://box:3000",
+        "Origin: null",
+        "Origin: \u{fc}",
+    ] {
+        for (method, target) in changes {
+            let answer = send(&server, method, target, &format!("{foreign}\r\n"), b"").await;
+            answer.assert_error(403, "AccessDeniedException");
+            let message = answer.json()["message"].as_str().unwrap().to_owned();
+            assert!(message.contains(target) && message.contains("web page"), "{message}");
+        }
+        // Reading is not changing, and functions are there to be called from anywhere.
+        assert_eq!(send(&server, "GET", "/system/status", &format!("{foreign}\r\n"), b"").await.status, 200);
+    }
+    deploy(&server, "f").await;
+    let foreign = "Sec-Fetch-Site: cross-site\r\nOrigin: http://evil.example\r\n";
+    assert_eq!(send(&server, "POST", "/function/f", foreign, b"{}").await.status, 200);
+    for own in [
+        "",
+        "Sec-Fetch-Site: none\r\n",
+        "Sec-Fetch-Site: same-origin\r\nOrigin: http://BOX:8080\r\n",
+        "Origin: https://box:8080\r\n",
+    ] {
+        assert_eq!(send(&server, "DELETE", "/system/sandboxes", own, b"").await.status, 200, "{own}");
+    }
 }
 
 #[tokio::test]
