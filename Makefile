@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv tool image run demo test unit end-to-end lint bench clean
+.PHONY: help setup venv tool image port run demo test unit end-to-end lint bench clean
 
 PORT ?= 8080
 ARGS ?=
@@ -50,7 +50,12 @@ tool: setup
 image: tool
 	@"$(IMAGE)" build
 
-run: image
+# Before the build, which may take minutes.
+port:
+	@[ "$(PORT)" -ge 1 ] 2>/dev/null && [ "$(PORT)" -le 65535 ] || { \
+	    echo "PORT=$(PORT) is no port: give a number from 1 to 65535" >&2; exit 1; }
+
+run: port image
 	@"$(IMAGE)" run --port $(PORT) $(ARGS)
 
 demo: image venv

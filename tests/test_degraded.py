@@ -47,12 +47,12 @@ def test_a_data_disk_that_is_damaged_beyond_repair(own_box, damage):
     assert box.data.stat().st_size == before
 
 
-def test_a_mistyped_setting(own_box):
-    box = own_box(options={"sandbox.idel_timeout_s": 5, "sandbox.boot_timeout_s": 44})
+def test_mistyped_settings(own_box):
+    box = own_box(options={"sandbox.idel_timeout_s": 5, "sandbox.boot_timeout_s": 44, "sandbox.queue_s": "soon"})
     box.boot()
     reasons = " ".join(part["reason"] for part in box.get("/healthz").json["components"] if not part["ok"])
-    assert "mote.sandbox.idel_timeout_s" in reasons, reasons
+    assert "mote.sandbox.idel_timeout_s" in reasons and "mote.sandbox.queue_s=soon" in reasons, reasons
+    assert "boot_timeout_s" not in reasons, reasons
     lambdas = client.lambda_client(box.port)
     client.create(lambdas, "works", packages.answering("works"))
     assert client.invoke(lambdas, "works", {}).json["code"] == "works"
-    lambdas.close()

@@ -75,7 +75,7 @@ pub fn start_spec(record: &FunctionRecord, config: &Config, store: &Store) -> St
         code: store.image_path(&record.code),
         vcpus: config.sandbox.vcpus,
         cmdline: config.sandbox.guest_cmdline.clone(),
-        run: config.paths.run.join("sandboxes"),
+        run: config.paths.sandboxes(),
         boot_timeout: config.sandbox.boot_timeout(),
         init_timeout: config.sandbox.init_timeout(),
         restore_timeout: config.sandbox.restore_timeout(),
