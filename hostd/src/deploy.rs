@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mote_package::{HandlerError, Limits, PackageError};
-use mote_store::{FunctionConfig, FunctionRecord, NewCode, StagedFile, Store, StoreError};
+use mote_store::{FunctionConfig, FunctionRecord, NewCode, Store, StoreError};
 use uuid::Uuid;
 
 use crate::function;
@@ -197,14 +197,7 @@ async fn package(
     blocking(move || {
         let store = &service.store;
         let estimate = u64::try_from(zip.len()).unwrap_or(u64::MAX);
-        let staged = match store.stage_file(estimate) {
-            Err(StoreError::NoSpace { .. }) => {
-                service.evict(estimate, &name).map_err(DeployError::Store)?;
-                store.stage_file(estimate)
-            }
-            staged => staged,
-        };
-        let staged: StagedFile = staged.map_err(DeployError::Store)?;
+        let staged = service.stage(estimate, &name, Store::stage_file).map_err(DeployError::Store)?;
         let image: PathBuf = staged.path().to_owned();
         let info = mote_package::build(&zip, &image, &limits).map_err(|error| no_space(store, error))?;
         check_handler(&image, &handler, &runtime)?;
