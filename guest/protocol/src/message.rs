@@ -127,8 +127,8 @@ pub enum FailureKind {
     /// The runtime reported that initialisation failed; the body is its error object.
     Init,
     /// The runtime process ended by itself or was killed (for want of memory: `Runtime.OutOfMemory`); the body is an
-    /// error object made by the agent. Its message begins with `RequestId: ID ` if the runtime had that call's event, and with `Error: ` if it had
-    /// none: a call sent meanwhile was not begun, and may be made elsewhere.
+    /// error object made by the agent. Its message begins with `RequestId: ID ` if the runtime had that call's event,
+    /// and with `Error: ` if it had none: a call sent meanwhile was not begun, and may be made elsewhere.
     Exit,
     /// The agent could not do its own part (a mount, a missing start command); body as for `Exit`.
     Agent,
