@@ -2,7 +2,16 @@
 //!
 //! A session is one stream. At a cold boot the agent opens it, to [`HOST_PORT`] on the host, as soon as it can
 //! serve: nobody polls. After a restore hostd opens it, to [`AGENT_PORT`] in the guest. On either the host
-//! speaks first ([`HostMessage::Start`] or [`HostMessage::Resume`]).
+//! speaks first:
+//!
+//! ```text
+//! cold boot     Start > Ready                                Quiesce > end of session: a function's snapshot
+//! cold boot     [Prewarm > Ready]                            Quiesce > end of session: a base
+//! from a base   [Resume > Resumed]  Start > Ready            Quiesce > end of session: a function's snapshot
+//! restored      Resume > Resumed    (Invoke > Log… Result)…  Quiesce > end of session: a warm function's snapshot
+//! ```
+//!
+//! `Scrub` may come before any `Quiesce`, and `Failed` instead of any answer.
 //!
 //! Everything is a [`Frame`](frame::Frame): a JSON header that says what it is, and a body of raw bytes (an
 //! event, a response, a piece of log). Both sides treat what they read as untrusted: lengths are checked
