@@ -10,7 +10,8 @@ use std::time::Duration;
 use mote_snapshot::pages::PageSet;
 use mote_snapshot::working_set::GROUP_PAGES;
 use mote_snapshot::{
-    BuildError, BuildOptions, Built, MEMORY_FILE, RecordError, Recorder, WorkingSet, build, cache,
+    BuildError, BuildOptions, Built, MEMORY_FILE, RecordError, Recorder, TOUCHED_FILE, WorkingSet, build,
+    cache,
 };
 use mote_store::{FunctionRecord, NewSnapshot, PagingRecord, SnapshotKind, StagedDir, StoreError};
 
@@ -218,7 +219,7 @@ fn take_over(
     link(MEMORY_FILE)?;
     link(STATE_FILE)?;
     let pages: PageSet = used.pages();
-    mote_snapshot::build::write_touched(staged.path(), &pages)
+    mote_snapshot::source::write_runs(&staged.path().join(TOUCHED_FILE), &pages)
         .map_err(|source| RecordingError::Link { path: staged.path().to_owned(), source })?;
     Ok(None)
 }

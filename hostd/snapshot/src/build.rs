@@ -11,14 +11,12 @@ use crate::checksum::is_zero;
 use crate::layout::{Layout, bytes};
 use crate::pages::{PageSet, Run};
 use crate::regions::{MERGE_GAP, fitting, loading_set};
+use crate::source::{Source, read_runs};
 use crate::working_set::WorkingSet;
 use crate::{LAYOUT_FILE, LOADING_FILE, MEMORY_FILE, PAGE_SIZE, TOUCHED_FILE, WORKING_FILE, zero};
 
 /// How much is copied at a time.
 const CHUNK: usize = 1 << 20;
-
-/// Largest file of touched runs that is read, in bytes.
-const TOUCHED_LIMIT: u64 = 64 << 20;
 
 /// How to build.
 #[derive(Clone, Debug)]
@@ -30,11 +28,13 @@ pub struct BuildOptions {
     pub mapping_gap: u64,
     /// Whether to write the working-set file, which only the mode `reap` needs.
     pub working: bool,
+    /// Folder of the snapshot a layered one is based on.
+    pub base: Option<PathBuf>,
 }
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { loading_gap: MERGE_GAP, mapping_gap: MERGE_GAP, working: true }
+        Self { loading_gap: MERGE_GAP, mapping_gap: MERGE_GAP, working: true, base: None }
     }
 }
 
@@ -43,6 +43,8 @@ impl Default for BuildOptions {
 pub struct Built {
     /// Pages of the memory that are not zero.
     pub non_zero_pages: u64,
+    /// Of these the snapshot's own; the others are its base's.
+    pub own_pages: u64,
     /// Regions mapped from the memory file.
     pub non_zero_regions: u64,
     /// Pages of the recorded working set.
@@ -99,12 +101,15 @@ pub enum BuildError {
 pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Result<Built, BuildError> {
     let path = dir.join(MEMORY_FILE);
     let read = |source| BuildError::Read { path: path.clone(), source };
-    let memory = File::open(&path).map_err(read)?;
-    let scan = zero::scan(&memory).map_err(read)?;
+    let memory = Source::open(dir, options.base.as_deref()).map_err(read)?;
+    let scan = zero::scan(&memory.own).map_err(read)?;
+    // Of the base only pages that are not zero are inherited.
+    let inherited = memory.base.as_ref().map(|(_, inherited)| inherited.clone()).unwrap_or_default();
+    let all_non_zero = scan.non_zero.union(&inherited);
     if scan.pages != working_set.memory_pages() {
         return Err(BuildError::Size { path, recorded: working_set.memory_pages(), found: scan.pages });
     }
-    let loading = loading_set(working_set, &scan.non_zero, options.loading_gap);
+    let loading = loading_set(working_set, &all_non_zero, options.loading_gap);
     let non_zero = fitting(&scan.non_zero, options.mapping_gap);
     let working = if options.working { touched(dir, scan.pages)? } else { PageSet::default() };
 
@@ -113,10 +118,11 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
     let working_checksum =
         if options.working { copy(&memory, &path, working.runs(), &dir.join(WORKING_FILE))? } else { 0 };
     let built = Built {
-        non_zero_pages: scan.non_zero.len(),
+        non_zero_pages: all_non_zero.len(),
+        own_pages: scan.non_zero.len(),
         non_zero_regions: non_zero.runs().len() as u64,
         working_set_pages: working_set.len(),
-        loading_set_pages: working_set.pages().intersection(&scan.non_zero).len(),
+        loading_set_pages: working_set.pages().intersection(&all_non_zero).len(),
         loading_pages: runs.iter().map(|run| run.pages).sum(),
         loading_regions: runs.len() as u64,
         working_pages: working.len(),
@@ -128,6 +134,7 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         loading_checksum,
         working_checksum,
         non_zero,
+        inherited,
         loading,
         working,
     };
@@ -139,12 +146,12 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
 }
 
 /// A new file, readable by its owner only: it holds a tenant's memory.
-fn create(path: &Path) -> io::Result<File> {
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Copies `runs` of `memory` one after the other into a new file, zero pages as holes; returns its checksum.
-fn copy(memory: &File, memory_path: &Path, runs: &[Run], path: &Path) -> Result<u64, BuildError> {
+fn copy(memory: &Source, memory_path: &Path, runs: &[Run], path: &Path) -> Result<u64, BuildError> {
     let write = |source| BuildError::Write { path: path.to_owned(), source };
     let file = create(path).map_err(write)?;
     let mut hash = Xxh3::new();
@@ -202,33 +209,13 @@ pub fn file_checksum(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Writes the pages a guest touched as `touched` in `dir`: pairs of 64-bit numbers, first page and count.
-///
-/// # Errors
-/// When it cannot be written or is there already.
-pub fn write_touched(dir: &Path, pages: &PageSet) -> io::Result<()> {
-    let words = pages.runs().iter().flat_map(|run| [run.page, run.pages]);
-    let content: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-    create(&dir.join(TOUCHED_FILE))?.write_all(&content)
-}
-
-/// Reads what [`write_touched`] wrote, within `memory_pages`. A file that is not there means nothing was recorded.
+/// Pages the guest touched, if that was recorded.
 fn touched(dir: &Path, memory_pages: u64) -> Result<PageSet, BuildError> {
     let path = dir.join(TOUCHED_FILE);
-    let mut content = Vec::new();
-    match File::open(&path).and_then(|file| file.take(TOUCHED_LIMIT).read_to_end(&mut content)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(PageSet::default()),
-        Err(source) => return Err(BuildError::Read { path, source }),
-        Ok(_) => {}
+    match read_runs(&path, memory_pages) {
+        Ok(pages) => Ok(pages.unwrap_or_default()),
+        Err(source) => Err(BuildError::Read { path, source }),
     }
-    let (words, _) = content.as_chunks::<8>();
-    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
-    let (pairs, _) = words.as_chunks::<2>();
-    let runs = pairs.iter().map(|[page, pages]| {
-        let page = (*page).min(memory_pages);
-        Run { page, pages: (*pages).min(memory_pages - page) }
-    });
-    Ok(PageSet::from_runs(runs.filter(|run| run.pages > 0).collect()))
 }
 
 #[cfg(test)]
@@ -264,8 +251,8 @@ mod tests {
             let mut set = WorkingSet::new(PAGES as usize);
             let pages = naive(&used);
             set.absorb((0..PAGES).map(|page| pages.contains(&page)));
-            write_touched(dir.path(), &touched).unwrap();
-            let options = BuildOptions { loading_gap: gap, mapping_gap: gap, working: true };
+            crate::source::write_runs(&dir.path().join(TOUCHED_FILE), &touched).unwrap();
+            let options = BuildOptions { loading_gap: gap, mapping_gap: gap, working: true, base: None };
             let built = build(dir.path(), &set, &options).unwrap();
             prop_assert_eq!(built.non_zero_pages, non_zero.len());
             prop_assert_eq!(built.working_pages, touched.len());

@@ -56,7 +56,7 @@ pub enum LayoutError {
 }
 
 /// Where guest memory comes from. Later entries lie over earlier ones: zeros, [`non_zero`](Self::non_zero),
-/// [`loading`](Self::loading).
+/// [`inherited`](Self::inherited), [`loading`](Self::loading).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Pages of guest memory.
@@ -69,6 +69,8 @@ pub struct Layout {
     pub working_checksum: u64,
     /// Regions that come from the memory file, at the same place there.
     pub non_zero: PageSet,
+    /// Pages that come from the base's memory file, at the same place there.
+    pub inherited: PageSet,
     /// Regions that come from the loading-set file, one after the other in this order.
     pub loading: Vec<Region>,
     /// Pages that are in the working-set file, one after the other in this order.
@@ -105,7 +107,7 @@ impl Layout {
         put(self.memory_checksum);
         put(self.loading_checksum);
         put(self.working_checksum);
-        for runs in [&self.non_zero, &self.working] {
+        for runs in [&self.non_zero, &self.working, &self.inherited] {
             put(runs.runs().len() as u64);
             runs.runs().iter().for_each(|run| [run.page, run.pages].into_iter().for_each(&mut put));
         }
@@ -159,8 +161,10 @@ impl Layout {
         }
         layout.non_zero = words.runs(layout.memory_pages)?;
         layout.working = words.runs(layout.memory_pages)?;
+        layout.inherited = words.runs(layout.memory_pages)?;
         let count = words.next()?;
-        if count > REGION_LIMIT as u64 || layout.non_zero.runs().len() > REGION_LIMIT {
+        let mapped = layout.non_zero.runs().len() + layout.inherited.runs().len();
+        if count > REGION_LIMIT as u64 || mapped > 2 * REGION_LIMIT {
             return Err("it has more regions than can be mapped");
         }
         for _ in 0..count {
@@ -233,20 +237,23 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_layout() -> impl Strategy<Value = Layout> {
-        (any_set(), any_set(), any_set(), any::<[u64; 3]>()).prop_map(|(non_zero, used, working, sums)| {
-            let mut set = WorkingSet::new(400);
-            let pages: Vec<u64> = used.iter().collect();
-            set.absorb((0..400).map(|page| pages.contains(&page)));
-            Layout {
-                memory_pages: 400,
-                memory_checksum: sums[0],
-                loading_checksum: sums[1],
-                working_checksum: sums[2],
-                loading: crate::regions::loading_set(&set, &non_zero, 4),
-                non_zero,
-                working,
-            }
-        })
+        (any_set(), any_set(), any_set(), any_set(), any::<[u64; 3]>()).prop_map(
+            |(non_zero, used, working, inherited, sums)| {
+                let mut set = WorkingSet::new(400);
+                let pages: Vec<u64> = used.iter().collect();
+                set.absorb((0..400).map(|page| pages.contains(&page)));
+                Layout {
+                    memory_pages: 400,
+                    memory_checksum: sums[0],
+                    loading_checksum: sums[1],
+                    working_checksum: sums[2],
+                    loading: crate::regions::loading_set(&set, &non_zero, 4),
+                    non_zero,
+                    inherited,
+                    working,
+                }
+            },
+        )
     }
 
     proptest! {

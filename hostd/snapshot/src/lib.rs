@@ -19,6 +19,7 @@ mod map;
 pub mod pages;
 pub mod record;
 pub mod regions;
+pub mod source;
 pub mod working_set;
 pub mod zero;
 
@@ -26,6 +27,7 @@ pub use build::{BuildError, BuildOptions, Built, build};
 pub use layout::{Layout, LayoutError};
 pub use load::{LoadError, Loaded, Loader, Plan};
 pub use record::{RecordError, Recorder};
+pub use source::Source;
 pub use working_set::WorkingSet;
 
 /// Size of a page in bytes.
@@ -39,5 +41,7 @@ pub const LAYOUT_FILE: &str = "layout";
 pub const LOADING_FILE: &str = "loading";
 /// The pages the guest itself touched, compact: what REAP prefetches.
 pub const WORKING_FILE: &str = "working";
+/// Runs of pages a layered snapshot has from its base, written by the monitor beside `memory`.
+pub const INHERITED_FILE: &str = "inherited";
 /// Runs of pages the guest touched since it was restored, written by the monitor beside `memory`.
 pub const TOUCHED_FILE: &str = "touched";

@@ -111,6 +111,14 @@ impl PageSet {
         set
     }
 
+    /// The parts of its runs that lie in `range`.
+    pub fn within(&self, range: Run) -> impl Iterator<Item = Run> + '_ {
+        let first = self.runs.partition_point(|run| run.end() <= range.page);
+        let runs = self.runs.get(first..).unwrap_or_default().iter();
+        runs.take_while(move |run| run.page < range.end())
+            .map(move |run| Run::new(run.page.max(range.page)..run.end().min(range.end())))
+    }
+
     /// Pages in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
@@ -170,6 +178,9 @@ pub(crate) mod tests {
                 };
                 prop_assert_eq!(bridged.contains(&page), left.contains(&page) || inside, "page {}", page);
             }
+            let range = Run { page: 20, pages: gap * 5 };
+            let within: BTreeSet<u64> = a.within(range).flat_map(|run| run.page..run.end()).collect();
+            prop_assert_eq!(within, left.iter().copied().filter(|page| (20..range.end()).contains(page)).collect());
             let flags = (0..400).map(|page| left.contains(&page));
             prop_assert_eq!(PageSet::from_flags(flags), a);
         }

@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::machine::Drive;
 use crate::memory::restore::RestoreMode;
 
+/// Sectors of 512 bytes in a MiB.
+const SECTORS_PER_MIB: u64 = 2048;
+
 /// Least and most guest memory in MiB.
 const MEMORY_MIB: std::ops::RangeInclusive<i64> = 16..=1024 * 1024;
 
@@ -67,7 +70,8 @@ pub(super) struct Boot {
     /// Image of the root file system (the first drive, /dev/vda), read-only unless it ends in `:rw`.
     #[arg(long)]
     pub(super) rootfs: Option<DriveArgument>,
-    /// Image of a further drive, `:ro` (default) or `:rw` behind it.
+    /// Image of a further drive, `:ro` (default) or `:rw` behind it; `:ro:MIB` shows it to the guest with that size,
+    /// zeros behind the file's end.
     #[arg(long = "drive")]
     pub(super) drives: Vec<DriveArgument>,
     /// Memory in MiB.
@@ -94,6 +98,9 @@ pub(super) struct Restore {
     /// How memory is brought back.
     #[arg(long, value_enum, default_value_t = RestoreMode::Lazy)]
     pub(super) mode: RestoreMode,
+    /// Folder of the snapshot this one is layered over. Its own folder: snapshots made from it are layered over it.
+    #[arg(long)]
+    pub(super) base: Option<PathBuf>,
     /// Record which pages the guest touches: the next snapshot also gets a file `touched`.
     #[arg(long)]
     pub(super) record: bool,
@@ -150,7 +157,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// `FILE[:ro|:rw]`.
+/// `FILE[:ro|:rw][:MIB]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DriveArgument(pub(super) Drive);
 
@@ -158,6 +165,13 @@ impl FromStr for DriveArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (text, sectors) = match text.rsplit_once(':') {
+            Some((rest, size)) if rest.ends_with(":ro") && size.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let mib: u32 = size.parse().map_err(|_| format!("'{size}' MiB are no size of a drive"))?;
+                (rest, Some(u64::from(mib) * SECTORS_PER_MIB))
+            }
+            _ => (text, None),
+        };
         let (path, read_only) = match text.rsplit_once(':') {
             Some((path, "ro")) => (path, true),
             Some((path, "rw")) => (path, false),
@@ -166,7 +180,7 @@ impl FromStr for DriveArgument {
         if path.is_empty() {
             return Err("a drive needs a file".to_owned());
         }
-        Ok(Self(Drive { path: path.into(), read_only }))
+        Ok(Self(Drive { path: path.into(), read_only, sectors }))
     }
 }
 
@@ -198,7 +212,10 @@ mod tests {
     #[test]
     fn drives_are_read_only_unless_said_otherwise() {
         let parse = |text: &str| text.parse::<DriveArgument>().map(|drive| drive.0);
-        let drive = |path: &str, read_only| Ok(Drive { path: path.into(), read_only });
+        let drive = |path: &str, read_only| Ok(Drive { path: path.into(), read_only, sectors: None });
+        assert_eq!(parse("a:ro:3"), Ok(Drive { path: "a".into(), read_only: true, sectors: Some(6144) }));
+        assert_eq!(parse("a:3"), drive("a:3", true));
+        assert!(parse("a:ro:99999999999").is_err());
         assert_eq!(parse("a.img"), drive("a.img", true));
         assert_eq!(parse("a:b.img"), drive("a:b.img", true));
         assert_eq!(parse("a.img:ro"), drive("a.img", true));

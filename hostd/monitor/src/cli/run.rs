@@ -125,7 +125,7 @@ pub(super) fn boot(arguments: Boot, meter: Meter) -> ExitCode {
 /// `mote-monitor restore`.
 pub(super) fn restore(arguments: Restore, meter: Meter) -> ExitCode {
     let drives = arguments.drives.into_iter().map(|drive| (drive.0, drive.1)).collect();
-    let dir = arguments.snapshot;
+    let (dir, base) = (arguments.snapshot, arguments.base);
     let options = RestoreOptions {
         mode: arguments.mode,
         record: arguments.record,
@@ -133,7 +133,7 @@ pub(super) fn restore(arguments: Restore, meter: Meter) -> ExitCode {
         large_pages: !arguments.no_large_pages,
     };
     start(arguments.common, meter, |vsock, serial, exit, meter| {
-        Machine::restore(RestoreConfig { dir, options, drives, vsock, serial }, exit, meter)
+        Machine::restore(RestoreConfig { dir, options, base, drives, vsock, serial }, exit, meter)
     })
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct Drive {
     pub(crate) path: PathBuf,
     /// Whether the guest cannot write to it.
     pub(crate) read_only: bool,
+    /// Size as the guest sees it, in sectors of 512 bytes, if that is not the file's.
+    pub(crate) sectors: Option<u64>,
 }
 
 /// Where the vsock device meets the host.
@@ -52,6 +54,8 @@ pub(crate) struct BootConfig {
 pub(crate) struct RestoreConfig {
     pub(crate) dir: PathBuf,
     pub(crate) options: RestoreOptions,
+    /// Folder of the snapshot it is layered over, or its own.
+    pub(crate) base: Option<PathBuf>,
     /// Index of a drive, and the file to use instead of the recorded one.
     pub(crate) drives: Vec<(usize, PathBuf)>,
     pub(crate) vsock: Option<VsockEnds>,

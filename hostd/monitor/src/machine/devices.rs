@@ -25,8 +25,12 @@ pub(super) fn event() -> Result<EventFd, StartError> {
 
 /// Opens drive `index`.
 pub(super) fn block(index: usize, drive: &Drive) -> Result<Block, StartError> {
-    let config =
-        BlockConfig { path: drive.path.clone(), read_only: drive.read_only, id: format!("drive{index}") };
+    let config = BlockConfig {
+        path: drive.path.clone(),
+        read_only: drive.read_only,
+        id: format!("drive{index}"),
+        sectors: drive.sectors,
+    };
     Block::open(&config).map_err(|source| StartError::Drive { index, source })
 }
 

@@ -16,7 +16,7 @@ pub use error::StartError;
 use crate::boot;
 use crate::control::RunState;
 use crate::devices::{Bus, Console};
-use crate::memory::restore::RestoredRam;
+use crate::memory::restore::{Base, RestoredRam};
 use crate::memory::{self, Extent, GuestRam, Handler, Populator, Uffd};
 use crate::meter::Meter;
 use crate::snapshot::{self, DriveInfo, HostFacts, Mismatch, STATE_FILE, SnapshotError};
@@ -45,6 +45,8 @@ struct Pagers {
     _handler: Option<Handler>,
     /// Has the page tables tell exactly what the guest touches.
     exact: Option<Uffd>,
+    /// What the next snapshot is layered over.
+    base: Option<Base>,
 }
 
 /// What a snapshot records of a microVM beside its state.
@@ -159,8 +161,7 @@ impl Machine {
             return Err(SnapshotError::Incompatible { dir: config.dir, source }.into());
         }
         meter.phase("open KVM, CPUID");
-        let restored =
-            memory::restore::restore(dir, info.memory_bytes, &info.memory_checksum, config.options)?;
+        let restored = memory::restore::restore(dir, &info, config.base.as_deref(), config.options)?;
         let (ram, pagers) = Pagers::take(restored)?;
         meter.phase("map memory");
         let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
@@ -261,7 +262,7 @@ impl Machine {
 
 impl Pagers {
     fn take(restored: RestoredRam) -> Result<(GuestRam, Self), StartError> {
-        let RestoredRam { ram, paged, populate, exact } = restored;
+        let RestoredRam { ram, paged, populate, exact, base } = restored;
         let failed = |error: std::io::Error| {
             // Not in order, and at once: without its pages the guest must not run on, and once the descriptor is
             // closed the kernel would give it zeros.
@@ -272,7 +273,7 @@ impl Pagers {
             None => None,
             Some(paged) => Some(paged.serve(failed).map_err(|error| StartError::Memory(error.to_string()))?),
         };
-        Ok((ram, Self { extents: populate, populator: None, _handler: handler, exact }))
+        Ok((ram, Self { extents: populate, populator: None, _handler: handler, exact, base }))
     }
 
     /// The guest runs: begin what goes on beside it.
@@ -286,7 +287,8 @@ impl Pagers {
 }
 
 fn drive_info(drive: &Drive, sectors: u64) -> DriveInfo {
-    DriveInfo { path: drive.path.clone(), read_only: drive.read_only, bytes: sectors * SECTOR }
+    let padded = drive.sectors.is_some();
+    DriveInfo { path: drive.path.clone(), read_only: drive.read_only, bytes: sectors * SECTOR, padded }
 }
 
 /// The snapshot's drives with some of their files replaced.
@@ -294,8 +296,12 @@ fn replace_drives(
     recorded: &[DriveInfo],
     replacements: &[(usize, std::path::PathBuf)],
 ) -> Result<Vec<Drive>, StartError> {
-    let mut drives: Vec<Drive> =
-        recorded.iter().map(|info| Drive { path: info.path.clone(), read_only: info.read_only }).collect();
+    let drive = |info: &DriveInfo| Drive {
+        path: info.path.clone(),
+        read_only: info.read_only,
+        sectors: info.padded.then_some(info.bytes / SECTOR),
+    };
+    let mut drives: Vec<Drive> = recorded.iter().map(drive).collect();
     for (index, path) in replacements {
         let count = drives.len();
         let drive = drives.get_mut(*index).ok_or(StartError::NoDrive { index: *index, count })?;

@@ -7,8 +7,12 @@ use std::time::Instant;
 
 use super::Machine;
 use crate::control::RunState;
+use mote_snapshot::TOUCHED_FILE;
+use mote_snapshot::build::file_checksum;
+use mote_snapshot::source::{inherited_path, write_runs};
+
 use crate::memory::{self, DumpError};
-use crate::snapshot::{self, DeviceRecords, MEMORY_FILE, STATE_FILE, SnapshotInfo, VmSnapshot};
+use crate::snapshot::{self, BaseInfo, DeviceRecords, MEMORY_FILE, STATE_FILE, SnapshotInfo, VmSnapshot};
 use crate::vm::{self, CrewError, VcpuError, VmError};
 
 /// Why a snapshot cannot be written.
@@ -80,16 +84,30 @@ impl Machine {
         if self.pagers.exact.is_some() {
             // Before the memory is read, which touches all of it.
             memory::touched_pages(&self.ram)
-                .and_then(|pages| mote_snapshot::build::write_touched(dir, &pages))
+                .and_then(|pages| write_runs(&dir.join(TOUCHED_FILE), &pages))
                 .map_err(SaveError::Touched)?;
         }
-        let dump = memory::dump(&self.ram, &memory_path).inspect_err(|error| {
-            // Not when it was there before: somebody may use it.
-            if !matches!(error, DumpError::Create { .. }) {
-                remove(&memory_path);
+        let base = self.pagers.base.as_ref();
+        let dump =
+            memory::dump(&self.ram, &memory_path, base.map(|base| &base.file)).inspect_err(|error| {
+                // Not when it was there before: somebody may use it.
+                if !matches!(error, DumpError::Create { .. }) {
+                    remove(&memory_path);
+                }
+            })?;
+        let base = match base {
+            None => None,
+            Some(base) => {
+                let path = inherited_path(dir);
+                let written = write_runs(&path, &dump.inherited).and_then(|()| file_checksum(&path));
+                let inherited_checksum = written
+                    .map_err(|source| SaveError::State { path, source })
+                    .inspect_err(|_| remove(&memory_path))?;
+                Some(BaseInfo { memory_checksum: base.checksum.clone(), inherited_checksum })
             }
-        })?;
+        };
         let info = SnapshotInfo {
+            base,
             monitor_version: self.facts.host.monitor_version.clone(),
             host_kernel: self.facts.host.host_kernel.clone(),
             cpu: self.facts.host.cpu.clone(),

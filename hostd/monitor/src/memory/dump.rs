@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mote_snapshot::checksum::{data_ranges, is_zero};
-use mote_snapshot::pages::PageSet;
+use mote_snapshot::pages::{PageSet, Run};
 
-use super::pagemap;
+use super::pagemap::{self, Entry};
 use super::ram::{GuestRam, RamRange};
 use crate::snapshot::{ContentHash, PAGE_SIZE};
 
@@ -48,6 +49,8 @@ pub(crate) struct Dump {
     pub(crate) stored_bytes: u64,
     /// Checksum over the content.
     pub(crate) checksum: String,
+    /// Pages left out because they are as in the base's memory file.
+    pub(crate) inherited: PageSet,
 }
 
 /// Makes a new file for `path`, readable by its owner only: it holds a tenant's memory.
@@ -60,10 +63,11 @@ pub(crate) fn create(path: &Path) -> Result<File, DumpError> {
         .map_err(|source| DumpError::Create { path: path.to_owned(), source })
 }
 
-/// Writes all of `ram` to a new file at `path`, zero pages as holes.
+/// Writes `ram` to a new file at `path`, zero pages as holes; with a `base`, also what is still as in that file, which
+/// is mapped into `ram`, as holes.
 ///
 /// The caller guarantees that nobody changes guest memory meanwhile: vCPUs are paused, devices stand still.
-pub(crate) fn dump(ram: &GuestRam, path: &Path) -> Result<Dump, DumpError> {
+pub(crate) fn dump(ram: &GuestRam, path: &Path, base: Option<&Arc<File>>) -> Result<Dump, DumpError> {
     let file = create(path)?;
     file.set_len(ram.bytes()).map_err(|source| DumpError::Write {
         path: path.to_owned(),
@@ -71,39 +75,73 @@ pub(crate) fn dump(ram: &GuestRam, path: &Path) -> Result<Dump, DumpError> {
         source,
     })?;
     let mut writer = Writer { file: &file, path, hash: ContentHash::default(), stored: 0 };
+    let mut inherited = PageSet::default();
     for range in ram.ranges() {
-        let used = used_pages(ram, range)?;
+        let pages = pages_of(ram, range, base)?;
+        let used: Vec<bool> = pages.iter().map(|page| *page == Page::Used).collect();
         writer.range(range, &used)?;
-    }
-    let (stored_bytes, checksum) = (writer.stored, writer.hash.finish());
-    Ok(Dump { file, stored_bytes, checksum })
-}
-
-/// For each page of `range`, whether it may hold anything but zeros. Looking at memory nobody ever touched would
-/// cost a page fault per page, so the page tables are asked first.
-fn used_pages(ram: &GuestRam, range: &RamRange) -> Result<Vec<bool>, DumpError> {
-    // Without /proc (or in a sandbox that hides it) every page counts as used: slower, equally right.
-    let mut used = pagemap::touched(range).unwrap_or_else(|_| vec![true; range.length / PAGE_SIZE]);
-    let page = PAGE_SIZE as u64;
-    let (start, end) = (range.file_offset, range.file_offset + range.length as u64);
-    for overlay in ram.overlays().iter().filter(|overlay| overlay.at >= start && overlay.at < end) {
-        let (first, last) = (overlay.file_offset, overlay.file_offset + overlay.length);
-        for (from, to) in data_ranges(&overlay.file, first, last).map_err(DumpError::Holes)? {
-            let base = overlay.at - start;
-            let first = (base + (from - overlay.file_offset)) / page;
-            let last = (base + (to - overlay.file_offset)).div_ceil(page);
-            let (Ok(first), Ok(last)) = (usize::try_from(first), usize::try_from(last)) else { continue };
-            used.get_mut(first..last).unwrap_or_default().fill(true);
+        let first = range.file_offset / PAGE_SIZE as u64;
+        for (page, kind) in (first..).zip(&pages) {
+            if *kind == Page::Inherited {
+                inherited.push(Run { page, pages: 1 });
+            }
         }
     }
-    Ok(used)
+    let (stored_bytes, checksum) = (writer.stored, writer.hash.finish());
+    Ok(Dump { file, stored_bytes, checksum, inherited })
+}
+
+/// What is to be done with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    /// It holds zeros: a hole.
+    Zero,
+    /// It may hold anything: look at it.
+    Used,
+    /// It is as in the base: a hole, and noted.
+    Inherited,
+}
+
+/// Looking at memory nobody ever touched would cost a page fault per page, so the page tables and the mapped files'
+/// holes are asked first.
+fn pages_of(ram: &GuestRam, range: &RamRange, base: Option<&Arc<File>>) -> Result<Vec<Page>, DumpError> {
+    let count = range.length / PAGE_SIZE;
+    let page = PAGE_SIZE as u64;
+    let (start, end) = (range.file_offset, range.file_offset + range.length as u64);
+    // What the files say, the uppermost last.
+    let mut pages = vec![Page::Zero; count];
+    for overlay in ram.overlays().iter().filter(|overlay| overlay.at >= start && overlay.at < end) {
+        let in_base =
+            base.is_some_and(|base| Arc::ptr_eq(base, &overlay.file)) && overlay.at == overlay.file_offset;
+        let kind = if in_base { Page::Inherited } else { Page::Used };
+        let (first, last) = (overlay.file_offset, overlay.file_offset + overlay.length);
+        let place = |offset: u64| usize::try_from((overlay.at - start + (offset - first)) / page);
+        if let (Ok(from), Ok(to)) = (place(first), place(last)) {
+            pages.get_mut(from..to).unwrap_or_default().fill(Page::Zero);
+        }
+        for (from, to) in data_ranges(&overlay.file, first, last).map_err(DumpError::Holes)? {
+            if let (Ok(from), Ok(to)) = (place(from), place(to.next_multiple_of(page))) {
+                pages.get_mut(from..to).unwrap_or_default().fill(kind);
+            }
+        }
+    }
+    // What was written since. Without /proc (or in a sandbox that hides it) that may be any page: slower, equally
+    // right.
+    match pagemap::entries(range) {
+        Ok(entries) => {
+            let written = pages.iter_mut().zip(entries).filter(|(_, entry)| *entry == Entry::Own);
+            written.for_each(|(page, _)| *page = Page::Used);
+        }
+        Err(_) => pages.fill(Page::Used),
+    }
+    Ok(pages)
 }
 
 /// Pages of guest memory this process or its guest has touched.
 pub(crate) fn touched_pages(ram: &GuestRam) -> io::Result<PageSet> {
     let mut flags = Vec::new();
     for range in ram.ranges() {
-        flags.extend(pagemap::touched(range)?);
+        flags.extend(pagemap::entries(range)?.into_iter().map(|entry| entry != Entry::Absent));
     }
     Ok(PageSet::from_flags(flags))
 }
@@ -160,16 +198,13 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::restore::{RestoreMode, RestoreOptions, restore};
+    use crate::memory::restore::tests::{info, options};
+    use crate::memory::restore::{RestoreMode, restore};
     use crate::snapshot::{MEMORY_FILE, memory_checksum};
     use std::os::unix::fs::MetadataExt;
     use vm_memory::{Bytes, GuestAddress};
 
     const SIZE: u64 = 64 << 20;
-
-    fn options(mode: RestoreMode) -> RestoreOptions {
-        RestoreOptions { mode, record: false, populate: false, large_pages: false }
-    }
 
     #[test]
     fn memory_is_sparse_checked_and_comes_back_twice() {
@@ -180,7 +215,7 @@ mod tests {
         ram.memory().write_slice(&[1], GuestAddress(SIZE - 1)).unwrap();
         ram.memory().write_slice(&[0; 4096], GuestAddress(0x200_0000)).unwrap();
         let path = dir.path().join(MEMORY_FILE);
-        let first = dump(&ram, &path).unwrap();
+        let first = dump(&ram, &path, None).unwrap();
         let pages = (3 << 20) / 4096 + 1 + 1;
         assert_eq!(first.stored_bytes, pages * 4096);
         let metadata = std::fs::metadata(&path).unwrap();
@@ -189,15 +224,16 @@ mod tests {
         assert_eq!(memory_checksum(&path).unwrap(), first.checksum);
 
         // A guest restored from it and saved again without having touched anything is the same.
-        let again = restore(dir.path(), SIZE, &first.checksum, options(RestoreMode::Lazy)).unwrap().ram;
+        let again =
+            restore(dir.path(), &info(SIZE, &first.checksum), None, options(RestoreMode::Lazy)).unwrap().ram;
         let second_path = dir.path().join("again");
-        let second = dump(&again, &second_path).unwrap();
+        let second = dump(&again, &second_path, None).unwrap();
         assert_eq!(second.checksum, first.checksum);
         assert_eq!(second.stored_bytes, first.stored_bytes);
         // Pages that were zeroed or written since are seen.
         again.memory().write_slice(&vec![0; 3 << 20], GuestAddress(0x10_0123)).unwrap();
         again.memory().write_slice(&[7], GuestAddress(0x300_0000)).unwrap();
-        let third = dump(&again, &dir.path().join("third")).unwrap();
+        let third = dump(&again, &dir.path().join("third"), None).unwrap();
         assert_eq!(third.stored_bytes, 2 * 4096);
         let mut last = [0u8];
         again.memory().read_slice(&mut last, GuestAddress(SIZE - 1)).unwrap();
@@ -209,7 +245,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(MEMORY_FILE);
         let ram = GuestRam::new(1 << 20).unwrap();
-        dump(&ram, &path).unwrap();
-        assert!(matches!(dump(&ram, &path), Err(DumpError::Create { .. })));
+        dump(&ram, &path, None).unwrap();
+        assert!(matches!(dump(&ram, &path, None), Err(DumpError::Create { .. })));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use mote_snapshot::layout::bytes;
-use mote_snapshot::{Layout, WORKING_FILE};
+use mote_snapshot::{Layout, Source, WORKING_FILE};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::ram::{GuestRam, RamRange};
@@ -24,7 +24,7 @@ const CHUNK: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Paged {
     uffd: Arc<Uffd>,
-    memory: Arc<File>,
+    memory: Source,
     ranges: Vec<RamRange>,
     stop: OwnedFd,
 }
@@ -41,10 +41,10 @@ pub(crate) struct Handler {
 
 impl Paged {
     /// Makes `ram`, which nobody has touched, wait for pages of `memory`.
-    pub(crate) fn new(ram: &GuestRam, memory: &Arc<File>) -> io::Result<Self> {
+    pub(crate) fn new(ram: &GuestRam, memory: Source) -> io::Result<Self> {
         let uffd = Arc::new(Uffd::missing(ram.ranges())?);
         let stop = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { uffd, memory: Arc::clone(memory), ranges: ram.ranges().to_vec(), stop })
+        Ok(Self { uffd, memory, ranges: ram.ranges().to_vec(), stop })
     }
 
     /// Reads the working set in `dir`, past the page cache where the file system can, and puts it in place.

@@ -50,10 +50,23 @@ pub struct SnapshotInfo {
     pub stored_bytes: u64,
     /// [`memory_checksum`] of the memory file.
     pub memory_checksum: String,
+    /// What a layered snapshot was made from; its memory file has only what differs from that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseInfo>,
     /// The drives, in order.
     pub drives: Vec<DriveInfo>,
     /// The guest's vsock address.
     pub cid: u32,
+}
+
+/// The snapshot a layered one was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseInfo {
+    /// [`memory_checksum`] of its memory file.
+    pub memory_checksum: String,
+    /// xxh3-64 of the list of pages that come from there.
+    pub inherited_checksum: u64,
 }
 
 /// A drive of a snapshot.
@@ -66,6 +79,9 @@ pub struct DriveInfo {
     pub read_only: bool,
     /// Size in bytes.
     pub bytes: u64,
+    /// The size is not that of the file: what lies behind the file's end reads as zeros.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub padded: bool,
 }
 
 /// A property of this host that is not as the snapshot needs it.

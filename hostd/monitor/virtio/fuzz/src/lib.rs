@@ -21,7 +21,7 @@ pub fn vsock(folder: &Path) -> Box<dyn VirtioDevice> {
 pub fn block(folder: &Path) -> Box<dyn VirtioDevice> {
     let path = folder.join("drive");
     std::fs::write(&path, [7; 16 * 512]).expect("a drive");
-    let config = BlockConfig { path, read_only: false, id: "fuzz".to_owned() };
+    let config = BlockConfig { path, read_only: false, id: "fuzz".to_owned(), sectors: None };
     Box::new(Block::open(&config).expect("a block device"))
 }
 

@@ -16,6 +16,8 @@ use crate::{DeviceIo, DeviceState, RestoreDeviceError, VirtioDevice};
 /// What to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockConfig {
+    /// Capacity in sectors of a read-only drive, if it is not that of the file; zeros lie behind the file's end.
+    pub sectors: Option<u64>,
     /// Raw image; a regular file or a block device.
     pub path: PathBuf,
     /// Refuse writes (and open the file read-only).

@@ -36,6 +36,16 @@ pub enum BlockError {
         /// Its length.
         len: u64,
     },
+    /// The image is larger than the drive is to be.
+    #[error("Drive {path} has {len} bytes, more than the {sectors} sectors it may have")]
+    TooLong {
+        /// The image.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+        /// What it may have.
+        sectors: u64,
+    },
     /// Neither a regular file nor a block device: reads could block for ever.
     #[error("Drive {path} is neither a file nor a block device")]
     Kind {
@@ -66,6 +76,7 @@ pub(super) enum IoError {
 pub(super) struct Disk {
     file: File,
     len: u64,
+    sectors: u64,
     pub(super) read_only: bool,
 }
 
@@ -84,12 +95,18 @@ impl Disk {
         if !config.read_only && !len.is_multiple_of(SECTOR) {
             return Err(BlockError::Odd { path: config.path.clone(), len });
         }
-        Ok(Self { file, len, read_only: config.read_only })
+        let own = len.div_ceil(SECTOR);
+        let sectors = match config.sectors {
+            Some(sectors) if config.read_only && sectors >= own => sectors,
+            Some(sectors) => return Err(BlockError::TooLong { path: config.path.clone(), len, sectors }),
+            None => own,
+        };
+        Ok(Self { file, len, sectors, read_only: config.read_only })
     }
 
-    /// Capacity in sectors. A read-only image may end in the middle of its last sector; the rest reads as zeros.
+    /// Capacity in sectors. A read-only image may end before it; the rest reads as zeros.
     pub(super) fn sectors(&self) -> u64 {
-        self.len.div_ceil(SECTOR)
+        self.sectors
     }
 
     pub(super) fn read(&self, request: &Request<'_>) -> Result<usize, IoError> {
@@ -153,21 +170,23 @@ impl Disk {
         if !bytes.is_multiple_of(SECTOR) || end > self.sectors() || len > MAX_REQUEST {
             return Err(bounds());
         }
-        // Cannot overflow: the sector is within a file's length.
         Ok((request.sector.checked_mul(SECTOR).ok_or_else(bounds)?, len))
     }
 
-    /// The file ended within a read. Only the padding of the last sector may be missing.
+    /// The file ended within or before a read: zeros follow, unless it should have gone on.
     fn fill_tail(&self, request: &Request<'_>, start: u64, done: usize, len: usize) -> Result<(), IoError> {
         let end = u64::try_from(done).ok().and_then(|done| start.checked_add(done));
-        let zeros = [0u8; 512];
-        match zeros.get(..len - done) {
-            Some(padding) if end == Some(self.len) => {
-                request.write(done, padding);
-                Ok(())
-            }
-            _ => Err(IoError::Truncated(end.unwrap_or(start))),
+        if end.is_none_or(|end| end < self.len) {
+            return Err(IoError::Truncated(end.unwrap_or(start)));
         }
+        let zeros = [0u8; 4096];
+        let mut at = done;
+        while at < len {
+            let padding = zeros.get(..(len - at).min(zeros.len())).unwrap_or_default();
+            request.write(at, padding);
+            at += padding.len();
+        }
+        Ok(())
     }
 }
 

@@ -26,7 +26,7 @@ fn machine(file: &NamedTempFile, read_only: bool) -> Machine {
 }
 
 fn device(file: &NamedTempFile, read_only: bool) -> Block {
-    let config = BlockConfig { path: file.path().to_owned(), read_only, id: "code-0123".to_owned() };
+    let config = BlockConfig { path: file.path().to_owned(), read_only, id: "code-0123".to_owned(), sectors: None };
     Block::open(&config).unwrap()
 }
 
@@ -140,7 +140,7 @@ fn a_partial_last_sector_reads_as_zeros() {
 #[test]
 fn refuses_images_it_cannot_serve() {
     let open = |path: &std::path::Path, read_only| {
-        Block::open(&BlockConfig { path: path.to_owned(), read_only, id: String::new() })
+        Block::open(&BlockConfig { path: path.to_owned(), read_only, id: String::new(), sectors: None })
     };
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(open(&folder.path().join("none"), true), Err(BlockError::Open { .. })));
