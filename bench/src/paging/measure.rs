@@ -15,6 +15,9 @@ use super::vm::{Vm, check};
 use super::{Way, probe};
 use crate::Outcome;
 
+/// How often a file is read until all of it stays in the page cache.
+const WARM_UP_ATTEMPTS: u32 = 5;
+
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What one call cost.
@@ -90,17 +93,19 @@ fn load(dir: &Path, plan: Plan, stop: &AtomicBool) -> Result<(), LoadError> {
     Loader::open(dir, plan)?.run(stop).map(drop)
 }
 
-/// Reads all of a file into the page cache: holes, too, or the guest would find less than everything there.
+/// Reads all of a file into the page cache: holes, too, or the guest would find less than everything there. The
+/// kernel may take pages away again while the rest is read, so this is tried more than once.
 fn warm_up(path: &Path) -> Outcome<()> {
-    let mut file = File::open(path)?;
-    let pages = file.metadata()?.len().div_ceil(PAGE_SIZE);
-    io::copy(&mut file, &mut io::sink())?;
-    match cache::resident_pages(path)? {
-        resident if resident == pages => Ok(()),
-        resident => {
-            Err(format!("{resident} of {pages} pages of {} are in the page cache", path.display()).into())
+    let pages = std::fs::metadata(path)?.len().div_ceil(PAGE_SIZE);
+    let mut resident = 0;
+    for _ in 0..WARM_UP_ATTEMPTS {
+        io::copy(&mut File::open(path)?, &mut io::sink())?;
+        resident = cache::resident_pages(path)?;
+        if resident == pages {
+            return Ok(());
         }
     }
+    Err(format!("{resident} of {pages} pages of {} are in the page cache", path.display()).into())
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -47,12 +47,23 @@ pub fn read_bytes(process: &str) -> Outcome<u64> {
     value.ok_or_else(|| format!("Cannot understand /proc/{process}/io").into())
 }
 
-/// Bytes read so far, by anybody, from the disk `path` lies on. None where files do not lie on one disk.
-pub fn disk_read_bytes(path: &Path) -> Option<u64> {
+/// What the kernel says about the disk `path` lies on. None where files do not lie on one disk.
+fn disk(path: &Path, file: &str) -> Option<String> {
     let device = std::fs::metadata(path).ok()?.dev();
-    let stat = format!("/sys/dev/block/{}:{}/stat", major(device), minor(device));
-    let sectors: u64 = std::fs::read_to_string(stat).ok()?.split_whitespace().nth(2)?.parse().ok()?;
+    std::fs::read_to_string(format!("/sys/dev/block/{}:{}/{file}", major(device), minor(device))).ok()
+}
+
+/// Bytes read so far, by anybody, from the disk `path` lies on.
+pub fn disk_read_bytes(path: &Path) -> Option<u64> {
+    let sectors: u64 = disk(path, "stat")?.split_whitespace().nth(2)?.parse().ok()?;
     Some(sectors * 512)
+}
+
+/// How much around a page fault the kernel reads from the disk `path` lies on, KiB.
+pub fn read_ahead_kib(path: &Path) -> Option<u64> {
+    // A partition has no queue of its own.
+    let text = disk(path, "queue/read_ahead_kb").or_else(|| disk(path, "../queue/read_ahead_kb"))?;
+    text.trim().parse().ok()
 }
 
 /// Refuses folders whose files cannot be dropped from memory.
