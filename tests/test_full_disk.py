@@ -5,7 +5,8 @@ import os
 from mote import client, packages
 from mote.client import invoke, refused
 
-DISK_MB = 320
+# The smallest on which a snapshot has room beside a few packages: every package more takes its time to arrive.
+DISK_MB = 224
 PACKAGE_MB = 12
 
 
@@ -59,7 +60,7 @@ def test_a_full_disk_refuses_deploys_and_nothing_else(own_box):
     names = {function["FunctionName"] for function in lambdas.list_functions(MaxItems=50)["Functions"]}
     assert names == {"resident", *deployed}
 
-    for name in deployed[: len(deployed) // 2]:
+    for name in deployed[1:]:
         lambdas.delete_function(FunctionName=name)
     client.create(lambdas, "late", incompressible())
     assert invoke(lambdas, "late", {}).json == "bulky"

@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
@@ -36,20 +37,17 @@ class Worker:
 
     def __init__(self, number: int, port: int, seed: int):
         self.random = random.Random(seed)
-        self.port = port
+        self.lambdas = client.lambda_client(port, read_timeout=30)
         self.acknowledged = {f"cut-{number}-{n}": None for n in range(NAMES_PER_WORKER)}
         self.in_flight = None
         self.operations = 0
         self.refusals: list = []
-        self.begun = threading.Event()
         self.stop = threading.Event()
 
     def run(self):
-        lambdas = client.lambda_client(self.port, read_timeout=30)
-        self.begun.set()
         while not self.stop.is_set():
             name = self.random.choice(list(self.acknowledged))
-            wanted, act = self.plan(lambdas, name)
+            wanted, act = self.plan(self.lambdas, name)
             self.in_flight = (name, self.acknowledged[name], wanted)
             try:
                 act()
@@ -110,6 +108,22 @@ def found(lambdas, name):
     return State(code, value, shown["Timeout"])
 
 
+def verify(lambdas, worker, where):
+    """Compares what is there with what was acknowledged; how many functions answer, and how many operations were cut."""
+    answered = interrupted = 0
+    for name, acknowledged in worker.acknowledged.items():
+        allowed = [acknowledged]
+        if worker.in_flight and worker.in_flight[0] == name:
+            interrupted += 1
+            allowed.append(worker.in_flight[2])
+        state = found(lambdas, name)
+        assert state in allowed, f"{where}: {name} is {state}; acknowledged, or cut off: {allowed}"
+        answered += state is not None
+        worker.acknowledged[name] = state
+    worker.in_flight = None
+    return answered, interrupted
+
+
 @pytest.mark.powercut
 def test_acknowledged_functions_survive_power_cuts(own_box):
     seed = int(os.environ.get("MOTE_SEED") or random.SystemRandom().getrandbits(32))
@@ -118,16 +132,16 @@ def test_acknowledged_functions_survive_power_cuts(own_box):
     box = own_box()
     box.boot()
     workers = [Worker(number, box.port, dice.getrandbits(32)) for number in range(WORKERS)]
+    lambdas = client.lambda_client(box.port)
     answered = interrupted = 0
     for cut in range(CUTS):
+        where = f"MOTE_SEED={seed} cut {cut}"
         before = sum(worker.operations for worker in workers)
         for worker in workers:
             worker.stop.clear()
-            worker.begun.clear()
         threads = [threading.Thread(target=worker.run) for worker in workers]
         for thread in threads:
             thread.start()
-        assert all(worker.begun.wait(60) for worker in workers)
         moment = dice.uniform(*SECONDS)
         time.sleep(moment)
         box.cut_power()
@@ -138,27 +152,16 @@ def test_acknowledged_functions_survive_power_cuts(own_box):
             assert not thread.is_alive()
         refusals = [refusal for worker in workers for refusal in worker.refusals]
         assert not refusals, refusals
+        client.hang_up()
 
         ready_ms = box.boot()
-        lambdas = client.lambda_client(box.port)
-        for worker in workers:
-            for name, acknowledged in worker.acknowledged.items():
-                state = found(lambdas, name)
-                answered += state is not None
-                if worker.in_flight and worker.in_flight[0] == name:
-                    interrupted += 1
-                    assert state in (acknowledged, worker.in_flight[2]), (
-                        f"MOTE_SEED={seed} cut {cut}: {name} is {state}, neither {acknowledged} nor {worker.in_flight[2]}"
-                    )
-                    worker.acknowledged[name] = state
-                else:
-                    assert state == acknowledged, (
-                        f"MOTE_SEED={seed} cut {cut}: {name} is {state} instead of the acknowledged {acknowledged}"
-                    )
-            worker.in_flight = None
+        # Side by side, as the machine has several processors: booting the functions is most of this test's time.
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for some_answered, some_cut in pool.map(lambda worker: verify(lambdas, worker, where), workers):
+                answered += some_answered
+                interrupted += some_cut
         census = box.status()["census"]
-        assert census["staged_files"] == 0, f"MOTE_SEED={seed} cut {cut}: {census}"
-        lambdas.close()
+        assert census["staged_files"] == 0, f"{where}: {census}"
         done = sum(worker.operations for worker in workers) - before
         print(f"cut {cut}: after {moment:.2f} s and {done} operations, ready again in {ready_ms:.0f} ms")
     # Else the test would have shown nothing.
