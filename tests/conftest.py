@@ -31,8 +31,8 @@ def pytest_runtest_makereport(item):
     report = (yield).get_result()
     if report.failed and report.when in ("setup", "call"):
         for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Appliance):
-                report.sections.append(("console of the appliance", value.tail(40)))
+            for machine in [value] if isinstance(value, Appliance) else getattr(value, "made", []):
+                report.sections.append(("console of the appliance", machine.tail(40)))
 
 
 def assert_no_disaster(console):
@@ -58,6 +58,7 @@ def machines():
         made.append(Appliance(**wishes))
         return made[-1]
 
+    make.made = made
     yield make
     consoles = [machine.consoles() for machine in made]
     for machine in made:

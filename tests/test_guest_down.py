@@ -73,7 +73,7 @@ def test_an_import_that_never_ends_is_ended(machine, lambdas):
     answer = invoke(lambdas, "endless", {})
     assert answer.error == "Unhandled", str(answer)
     assert "timed out" in answer.json["errorMessage"] and str(INIT_LIMIT_S) in answer.json["errorMessage"], str(answer)
-    assert machine.get("/system/sandboxes").json == []
+    assert not [sandbox for sandbox in machine.get("/system/sandboxes").json if "endless" in sandbox["function"]]
     lambdas.delete_function(FunctionName="endless")
     assert invoke(lambdas, "fine", {}).json["code"] == "fine"
     census.assert_unchanged(machine, before)

@@ -105,11 +105,13 @@ class Appliance:
         """Waits until `path` answers 200; milliseconds since the start."""
         assert self._process is not None, "It was not started"
         problem = "no answer"
-        while time.monotonic() - self._started < limit_s:
+        while (elapsed := time.monotonic() - self._started) < limit_s:
             if self._process.poll() is not None:
                 raise BootError(f"QEMU ended with status {self._process.returncode}\n{self.said()}\n{self.tail()}")
             try:
-                reply = http.request(self.port, "GET", path, timeout=5)
+                # What was sent before the machine has a network is lost: better asked again soon than waited for. On a
+                # machine that is slow to boot, answers may be slow as well.
+                reply = http.request(self.port, "GET", path, timeout=1 + elapsed / 20)
                 if reply.status == 200:
                     return (time.monotonic() - self._started) * 1000
                 problem = str(reply)
