@@ -1,15 +1,16 @@
 //! A booted appliance to measure: QEMU with a blank data disk, ended with its owner.
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mote_image::disk;
 use mote_image::project::Project;
 use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::qmp::{self, QmpError, Reads};
 use mote_image::qemu::throttle::Throttle;
-use mote_image::qemu::{Machine, Serial, ready};
+use mote_image::qemu::{DATA_DISK, Machine, Serial, ready};
 
 use crate::Outcome;
 
@@ -41,6 +42,7 @@ pub struct Appliance {
     pub url: String,
     /// How QEMU runs it, for the report.
     pub how: String,
+    qmp: PathBuf,
     _folder: tempfile::TempDir,
 }
 
@@ -51,6 +53,7 @@ impl Appliance {
         let image = project.image()?;
         let folder = tempfile::tempdir()?;
         let data = folder.path().join("data.img");
+        let qmp = folder.path().join("qmp");
         disk::blank_data(&data, DATA_BYTES, "bench")?;
         // Bound for a moment to learn a free port.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -69,13 +72,13 @@ impl Appliance {
             data_throttle: setup.data_throttle,
             port,
             serial: Serial::File(folder.path().join("console.log")),
-            qmp: None,
+            qmp: Some(qmp.clone()),
             no_reboot: true,
         };
         let command = machine.command();
         let (program, arguments) = command.split_first().ok_or("QEMU's command is empty")?;
         let qemu = Command::new(program).args(arguments).stdin(Stdio::null()).spawn()?;
-        let mut appliance = Self { qemu, url: machine.url(), how, _folder: folder };
+        let mut appliance = Self { qemu, url: machine.url(), how, qmp, _folder: folder };
         let deadline = Instant::now() + READY_LIMIT;
         while ready::probe(port) != Some(true) {
             if let Some(status) = appliance.qemu.try_wait()? {
@@ -87,6 +90,11 @@ impl Appliance {
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(appliance)
+    }
+
+    /// What was read from the data disk up to now.
+    pub fn reads(&self) -> Result<Reads, QmpError> {
+        qmp::reads(&self.qmp, DATA_DISK)
     }
 }
 

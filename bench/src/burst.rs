@@ -3,13 +3,12 @@
 use std::sync::Barrier;
 
 use clap::Args;
-use serde_json::Value;
 
 use crate::Outcome;
 use crate::client::Client;
-use crate::figures::{Part, Report};
+use crate::figures::Report;
 use crate::functions::{Functions, event};
-use crate::restoring::{self, Options as Restoring, Sample, Samples};
+use crate::restoring::{self, Call, Options as Restoring, Sample};
 
 const MODES: [&str; 3] = ["lazy", "reap", "faasnap"];
 
@@ -38,15 +37,16 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
     let names = functions.names(&wished)?;
     let functions = names.iter().map(|name| functions.get(name)).collect::<Outcome<Vec<_>>>()?;
     let modes = options.restoring.modes(&MODES);
-    let (_appliance, client, mut report) = options.restoring.boot("burst", runs)?;
+    let (place, mut report) = options.restoring.boot("burst", runs)?;
     for function in &functions {
-        let most = fitting(&client, function.row.memory_mb)?.min(u64::from(options.most));
+        let client = &place.client;
+        let most = fitting(client, function.row.memory_mb)?.min(u64::from(options.most));
         let sizes: Vec<usize> =
             (0..).map(|power| 1 << power).take_while(|&size| size as u64 <= most).collect();
         let clones: Vec<String> = (0..most).map(|number| format!("{}-{number}", function.name)).collect();
         let recorded = event("A", 1.0);
         for name in &clones {
-            function.deploy(&client, name)?;
+            function.deploy(client, name)?;
             client.record(name, &recorded)?;
         }
         let tested = event("B", 1.0);
@@ -55,7 +55,8 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
             let same = vec![clones[0].as_str(); size];
             let different: Vec<&str> = clones.iter().take(size).map(String::as_str).collect();
             for (how, names) in [("same", same), ("different", different)] {
-                let part = measure(&client, &names, &tested, &expected, &modes, runs)?;
+                let call = Call { names: &names, event: &tested, expected: &expected };
+                let part = place.compare(&call, &modes, runs, burst)?;
                 let key = format!("{} {how} x{size}", function.name);
                 restoring::say(&key, &part);
                 report.parts.insert(key, part);
@@ -78,49 +79,20 @@ fn fitting(client: &Client, memory_mb: u32) -> Outcome<u64> {
     Ok((capacity / (u64::from(memory_mb) + OVERHEAD_MB)).max(1))
 }
 
-/// Calls all of `names` at once, in each mode in turn; a sample is the mean over the calls of one burst.
-fn measure(
-    client: &Client,
-    names: &[&str],
-    event: &Value,
-    expected: &Value,
-    modes: &[String],
-    runs: u32,
-) -> Outcome<Part> {
-    let mut distinct = names.to_vec();
-    distinct.dedup();
-    let mut samples = Samples::default();
-    for round in 0..=runs {
-        for mode in restoring::turn(modes, round) {
-            restoring::forget(client, &distinct)?;
-            let sample = Sample::mean(&burst(client, names, event, expected, mode)?);
-            if round > 0 {
-                samples.push(mode, sample);
-            }
-        }
-    }
-    Ok(Part { modes: samples.modes(), ..Part::default() })
-}
-
-fn burst(
-    client: &Client,
-    names: &[&str],
-    event: &Value,
-    expected: &Value,
-    mode: &str,
-) -> Outcome<Vec<Sample>> {
-    let start = Barrier::new(names.len());
-    let call = |name: &str| {
+/// Calls all functions at once; a sample is the mean over them.
+fn burst(client: &Client, call: &Call<'_>, mode: &str) -> Outcome<Sample> {
+    let start = Barrier::new(call.names.len());
+    let one = |name: &str| {
         start.wait();
         // An error of any kind is no Send; its text is.
-        restoring::restored(client, name, event, mode, expected).map_err(|error| error.to_string())
+        restoring::restored(client, name, call.event, mode, call.expected).map_err(|error| error.to_string())
     };
     let ended: Vec<_> = std::thread::scope(|scope| {
-        let calls: Vec<_> = names.iter().map(|name| scope.spawn(|| call(name))).collect();
+        let calls: Vec<_> = call.names.iter().map(|name| scope.spawn(|| one(name))).collect();
         calls
             .into_iter()
             .map(|call| call.join().unwrap_or_else(|_| Err("A call panicked".to_owned())))
             .collect()
     });
-    ended.into_iter().map(|sample| sample.map_err(Into::into)).collect()
+    Ok(Sample::mean(&ended.into_iter().collect::<Result<Vec<_>, _>>()?))
 }

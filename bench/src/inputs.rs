@@ -26,19 +26,19 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
     let functions = names.iter().map(|name| functions.get(name)).collect::<Outcome<Vec<_>>>()?;
     let modes = options.modes(&MODES);
     let events = SCALES.map(|scale| event(scale, 1));
-    let (_appliance, client, mut report) = options.boot("inputs", runs)?;
+    let (place, mut report) = options.boot("inputs", runs)?;
     for function in &functions {
         let name = &function.name;
-        function.deploy(&client, name)?;
+        function.deploy(&place.client, name)?;
         let answers = function.natively(&events)?;
-        client.record(name, &event(1.0, 0))?;
+        place.client.record(name, &event(1.0, 0))?;
         for ((scale, event), answer) in SCALES.iter().zip(&events).zip(&answers) {
-            let part = restoring::compare(&client, name, event, answer, &modes, runs)?;
+            let part = place.compare_one(name, event, answer, &modes, runs)?;
             let key = format!("{name} x{scale}");
             restoring::say(&key, &part);
             report.parts.insert(key, part);
         }
-        client.remove(name)?;
+        place.client.remove(name)?;
     }
     restoring::conclude(&mut report);
     Ok(report)

@@ -19,23 +19,23 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
     let modes = options.modes(&MODES);
     // Before the machine runs: packaging is work, too.
     let functions = names.iter().map(|name| functions.get(name)).collect::<Outcome<Vec<_>>>()?;
-    let (_appliance, client, mut report) = options.boot("restore", runs)?;
+    let (place, mut report) = options.boot("restore", runs)?;
     for function in &functions {
         let name = &function.name;
-        function.deploy(&client, name)?;
+        function.deploy(&place.client, name)?;
         let pairs: &[_] = if function.row.varies() { &BOTH_WAYS } else { &ONE_WAY };
         let events = ["A", "B"].map(|input| event(input, 1.0));
         let answers = function.natively(&events)?;
         for (recorded, tested) in pairs {
             let at = usize::from(*tested == "B");
-            client.record(name, &event(recorded, 1.0))?;
-            let part = restoring::compare(&client, name, &events[at], &answers[at], &modes, runs)?;
+            place.client.record(name, &event(recorded, 1.0))?;
+            let part = place.compare_one(name, &events[at], &answers[at], &modes, runs)?;
             let key =
                 if function.row.varies() { format!("{name} {recorded}-{tested}") } else { name.clone() };
             restoring::say(&key, &part);
             report.parts.insert(key, part);
         }
-        client.remove(name)?;
+        place.client.remove(name)?;
     }
     restoring::conclude(&mut report);
     Ok(report)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
+use mote_image::qemu::qmp::Reads;
 use serde_json::Value;
 
 use crate::Outcome;
@@ -17,6 +18,9 @@ const NOT_COUNTED: [&str; 1] = ["preload"];
 
 /// The phase in which the function runs; what comes before is set-up.
 const EXECUTION: &str = "invoke";
+
+/// Names of counts in `X-Mote-Paging` that reports call otherwise.
+const RENAMED: [(&str, &str); 2] = [("minor", "minor_faults"), ("major", "major_faults")];
 
 /// The comparisons that are reported, of those whose modes were measured.
 const RATIOS: [(&str, &str); 3] = [("lazy", "faasnap"), ("reap", "faasnap"), ("faasnap", "cached")];
@@ -48,15 +52,23 @@ impl Options {
         }
     }
 
-    /// Boots the machine; a report that says what it is.
-    pub fn boot(&self, name: &str, runs: u32) -> Outcome<(Appliance, Client, Report)> {
+    /// Boots the machine; an empty report that says what it is.
+    pub fn boot(&self, name: &str, runs: u32) -> Outcome<(Place, Report)> {
         let setup = Setup { memory_mib: self.memory, data_throttle: self.disk.throttle };
         let appliance = Appliance::boot(setup)?;
         let client = Client::new(&appliance.url);
         let mut report = Report::new(name, runs);
         report.machine = format!("{}; appliance {}; {}", report.machine, appliance.how, self.disk);
-        Ok((appliance, client, report))
+        Ok((Place { appliance, client }, report))
     }
+}
+
+/// Where calls are measured.
+#[derive(Debug)]
+pub struct Place {
+    appliance: Appliance,
+    /// Its front door.
+    pub client: Client,
 }
 
 /// What one call cost.
@@ -75,9 +87,23 @@ impl Sample {
         let total_ms = answer.ms - spent(&|name| NOT_COUNTED.contains(&name));
         let setup = spent(&|name| name != EXECUTION && !NOT_COUNTED.contains(&name));
         let execution = spent(&|name| name == EXECUTION);
-        let mut figures = answer.paging;
+        let called = |name: String| {
+            RENAMED.iter().find(|(old, _)| *old == name).map_or(name, |(_, new)| (*new).to_owned())
+        };
+        let mut figures: BTreeMap<String, f64> =
+            answer.paging.into_iter().map(|(name, count)| (called(name), count)).collect();
         figures.extend([("setup_ms".to_owned(), setup), ("exec_ms".to_owned(), execution)]);
         Self { total_ms, figures }
+    }
+
+    /// Adds what the disk did meanwhile.
+    fn read(&mut self, before: Reads, after: Reads) {
+        let count = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+        let kib = after.bytes.saturating_sub(before.bytes) >> 10;
+        self.figures.extend([
+            ("disk_reads".to_owned(), count(after.requests.saturating_sub(before.requests))),
+            ("disk_mib".to_owned(), count(kib) / 1024.0),
+        ]);
     }
 
     /// One sample for several calls that ran at the same time: the means.
@@ -98,36 +124,62 @@ pub fn restored(client: &Client, name: &str, event: &Value, mode: &str, expected
     Ok(Sample::of(answer))
 }
 
-/// Makes a restore of these functions begin with a disk: no sandbox has the pages mapped, the page cache has none.
-pub fn forget(client: &Client, names: &[&str]) -> Outcome<()> {
-    client.put_away()?;
-    names.iter().try_for_each(|name| client.evict_cache(name))
+/// What is called in a comparison.
+pub struct Call<'a> {
+    /// The functions: one, or several at once.
+    pub names: &'a [&'a str],
+    /// What with.
+    pub event: &'a Value,
+    /// What they should answer.
+    pub expected: &'a Value,
 }
 
-/// Calls a recorded function with one event in each mode in turn, from a disk that nothing is cached of.
-pub fn compare(
-    client: &Client,
-    name: &str,
-    event: &Value,
-    expected: &Value,
-    modes: &[String],
-    runs: u32,
-) -> Outcome<Part> {
-    let mut samples = Samples::default();
-    for round in 0..=runs {
-        for mode in turn(modes, round) {
-            forget(client, &[name])?;
-            let sample = restored(client, name, event, mode, expected)?;
-            if round > 0 {
-                samples.push(mode, sample);
+impl Place {
+    /// Calls recorded functions with one event in each mode in turn, by `restore`, from a disk that nothing is cached
+    /// of: no sandbox has the pages of their snapshots mapped, the page cache has none.
+    pub fn compare(
+        &self,
+        call: &Call<'_>,
+        modes: &[String],
+        runs: u32,
+        restore: impl Fn(&Client, &Call<'_>, &str) -> Outcome<Sample>,
+    ) -> Outcome<Part> {
+        let mut distinct = call.names.to_vec();
+        distinct.dedup();
+        let mut samples = Samples::default();
+        for round in 0..=runs {
+            for mode in turn(modes, round) {
+                self.client.put_away()?;
+                distinct.iter().try_for_each(|name| self.client.evict_cache(name))?;
+                let before = self.appliance.reads()?;
+                let mut sample = restore(&self.client, call, mode)?;
+                sample.read(before, self.appliance.reads()?);
+                if round > 0 {
+                    samples.push(mode, sample);
+                }
             }
         }
+        Ok(Part { modes: samples.modes(), ..Part::default() })
     }
-    Ok(Part { modes: samples.modes(), ..Part::default() })
+
+    /// The same for one call at a time.
+    pub fn compare_one(
+        &self,
+        name: &str,
+        event: &Value,
+        expected: &Value,
+        modes: &[String],
+        runs: u32,
+    ) -> Outcome<Part> {
+        let call = Call { names: &[name], event, expected };
+        self.compare(&call, modes, runs, |client, call, mode| {
+            restored(client, name, call.event, mode, call.expected)
+        })
+    }
 }
 
 /// The modes, beginning with another one each round: none always follows the same.
-pub fn turn(modes: &[String], round: u32) -> impl Iterator<Item = &String> {
+fn turn(modes: &[String], round: u32) -> impl Iterator<Item = &String> {
     let first = usize::try_from(round).unwrap_or_default() % modes.len().max(1);
     modes.iter().cycle().skip(first).take(modes.len())
 }
@@ -141,16 +193,16 @@ pub fn say(key: &str, part: &Part) {
 
 /// Samples by mode.
 #[derive(Debug, Default)]
-pub struct Samples(BTreeMap<String, Vec<Sample>>);
+struct Samples(BTreeMap<String, Vec<Sample>>);
 
 impl Samples {
     /// Adds one.
-    pub fn push(&mut self, mode: &str, sample: Sample) {
+    fn push(&mut self, mode: &str, sample: Sample) {
         self.0.entry(mode.to_owned()).or_default().push(sample);
     }
 
     /// Medians and quartiles, and the medians of all further figures.
-    pub fn modes(&self) -> BTreeMap<String, Mode> {
+    fn modes(&self) -> BTreeMap<String, Mode> {
         self.0.iter().map(|(mode, samples)| (mode.clone(), summary(samples))).collect()
     }
 }
@@ -187,14 +239,18 @@ mod tests {
             phases: phases.map(|(name, ms)| (name.to_owned(), ms)).into(),
             paging: BTreeMap::from([("major".to_owned(), 7.0)]),
         };
-        let sample = Sample::of(answer);
+        let mut sample = Sample::of(answer);
+        let reads = |requests, bytes| Reads { requests, bytes };
+        sample.read(reads(10, 1 << 20), reads(14, 3 << 20));
+        assert!((sample.figures["disk_reads"] - 4.0).abs() < 1e-9);
+        assert!((sample.figures["disk_mib"] - 2.0).abs() < 1e-9);
         assert!((sample.total_ms - 60.0).abs() < 1e-9);
         assert!((sample.figures["setup_ms"] - 21.0).abs() < 1e-9);
         assert!((sample.figures["exec_ms"] - 30.0).abs() < 1e-9);
         let mut samples = Samples::default();
         samples.push("lazy", sample);
         let modes = samples.modes();
-        assert!((modes["lazy"].counts["major"] - 7.0).abs() < 1e-9);
+        assert!((modes["lazy"].counts["major_faults"] - 7.0).abs() < 1e-9);
     }
 
     #[test]

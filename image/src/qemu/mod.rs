@@ -14,6 +14,9 @@ use throttle::Throttle;
 /// The emulator, from Debian's package `qemu-system-x86`.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
+/// What QEMU calls the data disk.
+pub const DATA_DISK: &str = "data";
+
 /// Port of the front door inside the appliance.
 const GUEST_PORT: u16 = 8080;
 
@@ -73,8 +76,10 @@ impl Machine {
         add(&["-drive", &system, "-device", "virtio-blk-pci,drive=system,serial=mote-system"]);
         if let Some(data) = &self.data {
             // The appliance's flushes reach the file, all else may be lost with the process: a power cut.
-            let mut data =
-                format!("if=none,id=data,format=raw,cache=writeback,discard=unmap,file={}", value(data));
+            let mut data = format!(
+                "if=none,id={DATA_DISK},format=raw,cache=writeback,discard=unmap,file={}",
+                value(data)
+            );
             if let Some(throttle) = self.data_throttle {
                 data = format!("{data},{throttle}");
             }

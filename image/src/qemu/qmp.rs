@@ -1,4 +1,4 @@
-//! QEMU's control protocol, as far as needed: the power button.
+//! QEMU's control protocol, as far as needed: the power button, and what was read from a disk.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -40,24 +40,53 @@ pub enum QmpError {
 /// # Errors
 /// When QEMU does not answer or refuses.
 pub fn power_button(socket: &Path) -> Result<(), QmpError> {
-    ask(socket, "system_powerdown")
+    ask(socket, "system_powerdown").map(drop)
 }
 
-fn ask(socket: &Path, command: &'static str) -> Result<(), QmpError> {
+/// What a machine has read from one of its disks since it was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// Requests.
+    pub requests: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Looks up the reads of the disk that the command line calls `id`.
+///
+/// # Errors
+/// When QEMU does not answer, or has no such disk.
+pub fn reads(socket: &Path, id: &str) -> Result<Reads, QmpError> {
+    let command = "query-blockstats";
+    let answer = ask(socket, command)?;
+    let disks = answer["return"].as_array().map(Vec::as_slice).unwrap_or_default();
+    disks
+        .iter()
+        .find(|disk| disk["device"] == id)
+        .and_then(|disk| {
+            let stats = &disk["stats"];
+            Some(Reads { requests: stats["rd_operations"].as_u64()?, bytes: stats["rd_bytes"].as_u64()? })
+        })
+        .ok_or_else(|| QmpError::Refused { command, answer: answer.to_string() })
+}
+
+/// Asks one command and gives QEMU's whole answer.
+fn ask(socket: &Path, command: &'static str) -> Result<Value, QmpError> {
     let io = |source| QmpError::Io { path: socket.to_path_buf(), source };
     let mut stream = UnixStream::connect(socket).map_err(io)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(io)?;
     stream.set_write_timeout(Some(ANSWER_LIMIT)).map_err(io)?;
     let mut reader = BufReader::new(stream.try_clone().map_err(io)?);
     answer(&mut reader, &["QMP"]).map_err(io)?;
+    let mut last = Value::Null;
     for command in ["qmp_capabilities", command] {
         writeln!(stream, "{}", json!({ "execute": command })).map_err(io)?;
-        let answer = answer(&mut reader, &["return", "error"]).map_err(io)?;
-        if answer.get("return").is_none() {
-            return Err(QmpError::Refused { command, answer: answer.to_string() });
+        last = answer(&mut reader, &["return", "error"]).map_err(io)?;
+        if last.get("return").is_none() {
+            return Err(QmpError::Refused { command, answer: last.to_string() });
         }
     }
-    Ok(())
+    Ok(last)
 }
 
 /// The next line that has one of `keys`; events are passed over.
@@ -84,6 +113,13 @@ mod tests {
 
     /// Answers like QEMU does, with an event in between; gives the commands it saw.
     fn served(answers: &'static [&'static str]) -> (Result<(), QmpError>, Vec<String>) {
+        serve(answers, power_button)
+    }
+
+    fn serve<T>(
+        answers: &'static [&'static str],
+        asked: impl Fn(&Path) -> Result<T, QmpError>,
+    ) -> (Result<T, QmpError>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("qmp");
         let listener = UnixListener::bind(&path).unwrap();
@@ -101,7 +137,7 @@ mod tests {
             }
             seen
         });
-        (power_button(&path), server.join().unwrap())
+        (asked(&path), server.join().unwrap())
     }
 
     #[test]
@@ -116,6 +152,20 @@ mod tests {
         let (result, _) = served(&["{\"return\": {}}\r\n", "{\"error\": {\"desc\": \"no\"}}\r\n"]);
         let error = result.unwrap_err().to_string();
         assert!(error.starts_with("QEMU refused system_powerdown") && error.contains("no"), "{error}");
+    }
+
+    #[test]
+    fn reads_are_those_of_the_disk_that_was_asked_for() {
+        const STATS: &str = r#"{"return": [
+            {"device": "system", "stats": {"rd_operations": 9, "rd_bytes": 90}},
+            {"device": "data", "stats": {"rd_operations": 3, "rd_bytes": 12288, "wr_bytes": 5}}]}"#;
+        // One line, as QEMU writes it.
+        let stats: &'static str = format!("{}\r\n", STATS.replace('\n', "")).leak();
+        let answers: &'static [&'static str] = vec!["{\"return\": {}}\r\n", stats].leak();
+        let (found, seen) = serve(answers, |path| reads(path, "data"));
+        assert_eq!(found.unwrap(), Reads { requests: 3, bytes: 12288 });
+        assert_eq!(seen[1], "{\"execute\":\"query-blockstats\"}");
+        assert!(matches!(serve(answers, |path| reads(path, "floppy")).0, Err(QmpError::Refused { .. })));
     }
 
     #[test]
