@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use mote_snapshot::Plan;
+use mote_snapshot::build::Selection;
+use mote_snapshot::{BuildOptions, Plan};
 
 use crate::figures::{Mode, Part, Report, quantile};
 use crate::{Outcome, program};
@@ -75,9 +76,37 @@ pub struct Options {
     /// Leave the snapshots behind and say where.
     #[arg(long)]
     keep: bool,
+    /// Which recorded pages make the loading set.
+    #[arg(long, value_enum, default_value_t = Pages::Touched)]
+    pages: Pages,
+    /// Regions of the loading set closer than this many pages are merged.
+    #[arg(long, default_value_t = mote_snapshot::regions::LOADING_GAP)]
+    gap: u64,
     /// Divide all sizes by this, to try things out.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     scale: u32,
+}
+
+/// [`Selection`] as it is said on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Pages {
+    /// All that was in the page cache after the recorded call.
+    Host,
+    /// What the guest touched.
+    Touched,
+    /// What the guest touched, then the rest.
+    Tiered,
+}
+
+impl Options {
+    fn build(&self) -> BuildOptions {
+        let selection = match self.pages {
+            Pages::Host => Selection::Host,
+            Pages::Touched => Selection::Touched,
+            Pages::Tiered => Selection::Tiered,
+        };
+        BuildOptions { selection, loading_gap: self.gap, ..BuildOptions::default() }
+    }
 }
 
 /// Runs the comparison.
@@ -108,7 +137,7 @@ fn compare(comparison: &Comparison, options: &Options, runs: u32) -> Outcome<Rep
     for pattern in patterns {
         let place = folder.path().join(pattern.name);
         std::fs::create_dir(&place)?;
-        let snapshot = prepare(&monitor, &pattern.guest(options.scale)?, &place)?;
+        let snapshot = prepare(&monitor, &pattern.guest(options.scale)?, &place, &options.build())?;
         report.parts.insert(pattern.name.to_owned(), part(&monitor, &snapshot, &ways, runs)?);
         if !options.keep {
             std::fs::remove_dir_all(&place)?;

@@ -54,12 +54,12 @@ pub fn chill(dir: &Path) -> Outcome<()> {
 }
 
 /// Makes the snapshot of a guest below `folder`.
-pub fn prepare(monitor: &Path, guest: &Guest, folder: &Path) -> Outcome<Prepared> {
+pub fn prepare(monitor: &Path, guest: &Guest, folder: &Path, options: &BuildOptions) -> Outcome<Prepared> {
     let (clean, warm) = (folder.join("clean"), folder.join("warm"));
     boot(monitor, guest, &folder.join("kernel"), &clean)?;
     let working_set = record(monitor, guest, &clean, &warm)?;
     std::fs::remove_dir_all(&clean)?;
-    let built = build(&warm, &working_set, &BuildOptions::default())?;
+    let built = build(&warm, &working_set, options)?;
     Ok(Prepared { dir: warm, call: guest.tested, built })
 }
 

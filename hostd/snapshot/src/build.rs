@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::checksum::is_zero;
 use crate::layout::{Layout, bytes};
 use crate::pages::{PageSet, Run};
-use crate::regions::{MERGE_GAP, fitting, loading_set};
+use crate::regions::{IN_PLACE_PAGES, LOADING_GAP, MERGE_GAP, Region, fitting, loading_set};
 use crate::source::{Source, read_runs};
 use crate::working_set::WorkingSet;
 use crate::{LAYOUT_FILE, LOADING_FILE, MEMORY_FILE, PAGE_SIZE, TOUCHED_FILE, WORKING_FILE, zero};
@@ -18,14 +18,29 @@ use crate::{LAYOUT_FILE, LOADING_FILE, MEMORY_FILE, PAGE_SIZE, TOUCHED_FILE, WOR
 /// How much is copied at a time.
 const CHUNK: usize = 1 << 20;
 
+/// Which recorded pages make the loading set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Host pages: everything that was in the page cache after the recorded call, readahead included (the paper).
+    Host,
+    /// The pages the guest touched; host pages where that was not recorded.
+    Touched,
+    /// The pages the guest touched, and behind them, in groups of their own, the other host pages.
+    Tiered,
+}
+
 /// How to build.
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
+    /// Which recorded pages are loaded.
+    pub selection: Selection,
     /// Loading-set regions closer than this many pages are merged.
     pub loading_gap: u64,
     /// Non-zero regions closer than this many pages are mapped as one: the hole between them reads as zeros from the
     /// file as well, only a little slower.
     pub mapping_gap: u64,
+    /// Regions of the loading set at least this long stay in the memory file.
+    pub in_place_pages: u64,
     /// Whether to write the working-set file, which only the mode `reap` needs.
     pub working: bool,
     /// Folder of the snapshot a layered one is based on.
@@ -34,7 +49,14 @@ pub struct BuildOptions {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { loading_gap: MERGE_GAP, mapping_gap: MERGE_GAP, working: true, base: None }
+        Self {
+            selection: Selection::Touched,
+            loading_gap: LOADING_GAP,
+            mapping_gap: MERGE_GAP,
+            in_place_pages: IN_PLACE_PAGES,
+            working: true,
+            base: None,
+        }
     }
 }
 
@@ -55,6 +77,8 @@ pub struct Built {
     pub loading_pages: u64,
     /// Regions mapped from it.
     pub loading_regions: u64,
+    /// Pages of the loading set that stay in the memory file.
+    pub in_place_pages: u64,
     /// Pages of the working-set file.
     pub working_pages: u64,
 }
@@ -109,9 +133,12 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
     if scan.pages != working_set.memory_pages() {
         return Err(BuildError::Size { path, recorded: working_set.memory_pages(), found: scan.pages });
     }
-    let loading = loading_set(working_set, &all_non_zero, options.loading_gap);
+    let touched = recorded(&dir.join(TOUCHED_FILE), scan.pages)?;
+    let regions = select(working_set, &touched, &all_non_zero, options);
+    let (in_place, loading): (Vec<Region>, Vec<Region>) =
+        regions.into_iter().partition(|region| region.run.pages >= options.in_place_pages);
     let non_zero = fitting(&scan.non_zero, options.mapping_gap);
-    let working = if options.working { touched(dir, scan.pages)? } else { PageSet::default() };
+    let working = if options.working { touched } else { PageSet::default() };
 
     let runs: Vec<Run> = loading.iter().map(|region| region.run).collect();
     let loading_checksum = copy(&memory, &path, &runs, &dir.join(LOADING_FILE))?;
@@ -125,6 +152,7 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         loading_set_pages: working_set.pages().intersection(&all_non_zero).len(),
         loading_pages: runs.iter().map(|run| run.pages).sum(),
         loading_regions: runs.len() as u64,
+        in_place_pages: in_place.iter().map(|region| region.run.pages).sum(),
         working_pages: working.len(),
     };
     let layout = Layout {
@@ -136,6 +164,7 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         non_zero,
         inherited,
         loading,
+        in_place,
         working,
     };
     let path = dir.join(LAYOUT_FILE);
@@ -143,6 +172,30 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         .and_then(|mut file| file.write_all(&layout.encode()))
         .map_err(|source| BuildError::Write { path, source })?;
     Ok(built)
+}
+
+/// The loading set's regions.
+fn select(
+    working_set: &WorkingSet,
+    touched: &PageSet,
+    non_zero: &PageSet,
+    options: &BuildOptions,
+) -> Vec<Region> {
+    if touched.is_empty() || options.selection == Selection::Host {
+        return loading_set(working_set, non_zero, options.loading_gap);
+    }
+    let wanted = touched.intersection(non_zero);
+    let mut regions = loading_set(working_set, &wanted, options.loading_gap);
+    if options.selection == Selection::Tiered {
+        let covered = PageSet::from_runs(regions.iter().map(|region| region.run).collect());
+        let rest = non_zero.without(&covered);
+        let last = regions.iter().map(|region| region.group).max().unwrap_or(0);
+        let later = loading_set(working_set, &rest, 1);
+        regions.extend(
+            later.into_iter().map(|region| Region { group: region.group.saturating_add(last), ..region }),
+        );
+    }
+    regions
 }
 
 /// A new file, readable by its owner only: it holds a tenant's memory.
@@ -209,12 +262,11 @@ pub fn file_checksum(path: &Path) -> io::Result<u64> {
     }
 }
 
-/// Pages the guest touched, if that was recorded.
-fn touched(dir: &Path, memory_pages: u64) -> Result<PageSet, BuildError> {
-    let path = dir.join(TOUCHED_FILE);
-    match read_runs(&path, memory_pages) {
+/// Pages in a list the monitor recorded, if it did.
+fn recorded(path: &Path, memory_pages: u64) -> Result<PageSet, BuildError> {
+    match read_runs(path, memory_pages) {
         Ok(pages) => Ok(pages.unwrap_or_default()),
-        Err(source) => Err(BuildError::Read { path, source }),
+        Err(source) => Err(BuildError::Read { path: path.to_owned(), source }),
     }
 }
 
@@ -240,19 +292,23 @@ mod tests {
         content
     }
 
+    fn any_selection() -> impl Strategy<Value = Selection> {
+        prop_oneof![Just(Selection::Host), Just(Selection::Touched), Just(Selection::Tiered)]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         /// Laying the files over each other as the table says gives the snapshot's memory, byte for byte.
         #[test]
-        fn the_pieces_make_the_whole(non_zero in any_set(), used in any_set(), touched in any_set(), gap in 1u64..33) {
+        fn the_pieces_make_the_whole(selection in any_selection(), non_zero in any_set(), used in any_set(), touched in any_set(), gap in 1u64..33) {
             let dir = tempfile::tempdir().unwrap();
             let content = memory(dir.path(), &non_zero);
             let mut set = WorkingSet::new(PAGES as usize);
             let pages = naive(&used);
             set.absorb((0..PAGES).map(|page| pages.contains(&page)));
             crate::source::write_runs(&dir.path().join(TOUCHED_FILE), &touched).unwrap();
-            let options = BuildOptions { loading_gap: gap, mapping_gap: gap, working: true, base: None };
+            let options = BuildOptions { selection, loading_gap: gap, mapping_gap: gap, in_place_pages: 20, working: true, base: None };
             let built = build(dir.path(), &set, &options).unwrap();
             prop_assert_eq!(built.non_zero_pages, non_zero.len());
             prop_assert_eq!(built.working_pages, touched.len());

@@ -22,7 +22,7 @@ use crate::{LAYOUT_FILE, PAGE_SIZE};
 const MAGIC: [u8; 8] = *b"MOTELAYO";
 
 /// Version of the payload.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const HEADER: usize = 32;
 const CHECKED_HEADER: usize = 24;
@@ -73,6 +73,8 @@ pub struct Layout {
     pub inherited: PageSet,
     /// Regions that come from the loading-set file, one after the other in this order.
     pub loading: Vec<Region>,
+    /// Regions of the loading set that stay where they are, in the order they are wanted.
+    pub in_place: Vec<Region>,
     /// Pages that are in the working-set file, one after the other in this order.
     pub working: PageSet,
 }
@@ -111,9 +113,11 @@ impl Layout {
             put(runs.runs().len() as u64);
             runs.runs().iter().for_each(|run| [run.page, run.pages].into_iter().for_each(&mut put));
         }
-        put(self.loading.len() as u64);
-        for Region { run, group } in &self.loading {
-            [run.page, run.pages, u64::from(*group)].into_iter().for_each(&mut put);
+        for regions in [&self.loading, &self.in_place] {
+            put(regions.len() as u64);
+            for Region { run, group } in regions {
+                [run.page, run.pages, u64::from(*group)].into_iter().for_each(&mut put);
+            }
         }
         let mut file = Vec::with_capacity(HEADER + payload.len());
         file.extend_from_slice(&MAGIC);
@@ -162,16 +166,11 @@ impl Layout {
         layout.non_zero = words.runs(layout.memory_pages)?;
         layout.working = words.runs(layout.memory_pages)?;
         layout.inherited = words.runs(layout.memory_pages)?;
-        let count = words.next()?;
-        let mapped = layout.non_zero.runs().len() + layout.inherited.runs().len();
-        if count > REGION_LIMIT as u64 || mapped > 2 * REGION_LIMIT {
+        if layout.non_zero.runs().len() + layout.inherited.runs().len() > 2 * REGION_LIMIT {
             return Err("it has more regions than can be mapped");
         }
-        for _ in 0..count {
-            let run = words.run(layout.memory_pages)?;
-            let group = u32::try_from(words.next()?).map_err(|_| "a group number is too large")?;
-            layout.loading.push(Region { run, group });
-        }
+        layout.loading = words.regions(layout.memory_pages)?;
+        layout.in_place = words.regions(layout.memory_pages)?;
         let mut by_address: Vec<Run> = layout.loading.iter().map(|region| region.run).collect();
         by_address.sort_unstable();
         let disjoint = by_address.windows(2).all(|pair| match pair {
@@ -205,6 +204,20 @@ impl Words<'_> {
         let (page, pages) = (self.next()?, self.next()?);
         let fits = page.checked_add(pages).is_some_and(|end| end <= memory_pages);
         if pages > 0 && fits { Ok(Run { page, pages }) } else { Err("a run lies outside the memory") }
+    }
+
+    fn regions(&mut self, memory_pages: u64) -> Result<Vec<Region>, &'static str> {
+        let count = self.next()?;
+        if count > REGION_LIMIT as u64 {
+            return Err("it has more regions than can be mapped");
+        }
+        let mut regions = Vec::new();
+        for _ in 0..count {
+            let run = self.run(memory_pages)?;
+            let group = u32::try_from(self.next()?).map_err(|_| "a group number is too large")?;
+            regions.push(Region { run, group });
+        }
+        Ok(regions)
     }
 
     fn runs(&mut self, memory_pages: u64) -> Result<PageSet, &'static str> {
@@ -248,6 +261,7 @@ mod tests {
                     loading_checksum: sums[1],
                     working_checksum: sums[2],
                     loading: crate::regions::loading_set(&set, &non_zero, 4),
+                    in_place: crate::regions::loading_set(&set, &working, 4),
                     non_zero,
                     inherited,
                     working,

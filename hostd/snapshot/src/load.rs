@@ -11,6 +11,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::layout::{Layout, LayoutError, bytes};
 use crate::pages::Run;
+use crate::regions::Region;
 use crate::{LOADING_FILE, MEMORY_FILE};
 
 /// How much is read at a time: large enough for the disk, small enough that the guest soon finds it.
@@ -60,9 +61,9 @@ pub struct Loaded {
 /// Reads one snapshot's loading set into the page cache.
 #[derive(Debug)]
 pub struct Loader {
-    path: PathBuf,
-    file: File,
-    runs: Vec<Run>,
+    files: Vec<(PathBuf, File)>,
+    /// Which file, and which pages of it.
+    steps: Vec<(usize, Run)>,
 }
 
 impl Loader {
@@ -71,33 +72,20 @@ impl Loader {
     /// # Errors
     /// When the files are not there or not sound.
     pub fn open(dir: &Path, plan: Plan) -> Result<Self, LoadError> {
-        let (name, runs) = match plan {
-            // No table is needed, and none is waited for: this is on the way of every restore.
-            Plan::LoadingSet => (LOADING_FILE, Vec::new()),
-            Plan::Concurrent | Plan::Regions => {
-                let mut runs: Vec<Run> =
-                    Layout::read(dir)?.loading.into_iter().map(|region| region.run).collect();
-                if plan == Plan::Concurrent {
-                    runs.sort_unstable();
+        let steps = steps(Layout::read(dir)?, plan);
+        let mut files = Vec::new();
+        for name in [MEMORY_FILE, LOADING_FILE] {
+            let path = dir.join(name);
+            match File::open(&path) {
+                Ok(file) => {
+                    // Larger readahead than by default; a file that does not take the hint is only slower.
+                    let _ = fadvise(&file, 0, None, Advice::Sequential);
+                    files.push((path, file));
                 }
-                (MEMORY_FILE, runs)
+                Err(source) => return Err(LoadError::Read { path, offset: 0, source }),
             }
-        };
-        let path = dir.join(name);
-        let opened = File::open(&path).and_then(|file| {
-            let length = file.metadata()?.len();
-            Ok((file, length))
-        });
-        match opened {
-            Ok((file, length)) => {
-                let whole = Run { page: 0, pages: length / crate::PAGE_SIZE };
-                let runs = if plan == Plan::LoadingSet { vec![whole] } else { runs };
-                // Larger readahead than by default; a file that does not take the hint is only slower.
-                let _ = fadvise(&file, 0, None, Advice::Sequential);
-                Ok(Self { path, file, runs })
-            }
-            Err(source) => Err(LoadError::Read { path, offset: 0, source }),
         }
+        Ok(Self { files, steps })
     }
 
     /// Reads until everything is there or `stop` is set. Blocks on the disk.
@@ -108,15 +96,16 @@ impl Loader {
         let begun = Instant::now();
         let mut loaded = Loaded { complete: true, ..Loaded::default() };
         let mut buffer = vec![0; CHUNK];
-        'runs: for run in &self.runs {
+        'steps: for (index, run) in &self.steps {
+            let Some((path, file)) = self.files.get(*index) else { continue };
             let (mut at, end) = (bytes(run.page), bytes(run.end()));
             while at < end {
                 if stop.load(Ordering::Relaxed) {
                     loaded.complete = false;
-                    break 'runs;
+                    break 'steps;
                 }
                 let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-                match self.file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at) {
+                match file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at) {
                     Ok(0) => break,
                     Ok(read) => {
                         at += read as u64;
@@ -124,7 +113,7 @@ impl Loader {
                     }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(source) => {
-                        return Err(LoadError::Read { path: self.path.clone(), offset: at, source });
+                        return Err(LoadError::Read { path: path.clone(), offset: at, source });
                     }
                 }
             }
@@ -134,12 +123,56 @@ impl Loader {
     }
 }
 
+/// What to read, in order: index of the file (0 is memory, 1 the loading set) and pages.
+fn steps(layout: Layout, plan: Plan) -> Vec<(usize, Run)> {
+    let Layout { loading, in_place, .. } = layout;
+    let mut at = 0;
+    let compact = loading.into_iter().map(|region| {
+        let run = Run { page: at, pages: region.run.pages };
+        at += region.run.pages;
+        // Read where they are: their place in memory is that in the memory file.
+        if plan == Plan::LoadingSet { (region, 1, run) } else { (region, 0, region.run) }
+    });
+    let mut all: Vec<(Region, usize, Run)> = compact.collect();
+    if plan != Plan::LoadingSet {
+        all.extend(in_place.into_iter().map(|region| (region, 0, region.run)));
+    }
+    match plan {
+        Plan::Concurrent => all.sort_by_key(|(region, ..)| region.run.page),
+        Plan::Regions | Plan::LoadingSet => all.sort_by_key(|(region, ..)| region.group),
+    }
+    let mut steps: Vec<(usize, Run)> = Vec::new();
+    for (_, file, run) in all {
+        match steps.last_mut() {
+            Some((last, before)) if *last == file && before.end() == run.page => before.pages += run.pages,
+            _ => steps.push((file, run)),
+        }
+    }
+    steps
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::build::{BuildOptions, build};
     use crate::cache::{drop_file, resident_pages};
     use crate::working_set::WorkingSet;
+
+    #[test]
+    fn long_regions_are_left_to_the_readahead() {
+        let region = |page, pages, group| Region { run: Run { page, pages }, group };
+        let layout = || Layout {
+            loading: vec![region(500, 3, 1), region(40, 2, 2), region(90, 4, 4)],
+            in_place: vec![region(1000, 600, 3)],
+            ..Layout::default()
+        };
+        let run = |page, pages| Run { page, pages };
+        assert_eq!(steps(layout(), Plan::LoadingSet), [(1, run(0, 9))]);
+        assert_eq!(
+            steps(layout(), Plan::Concurrent),
+            [(0, run(40, 2)), (0, run(90, 4)), (0, run(500, 3)), (0, run(1000, 600))]
+        );
+    }
 
     #[test]
     fn every_plan_brings_the_loading_set_in() {
@@ -162,7 +195,8 @@ mod tests {
             assert!(!stopped.complete && stopped.bytes == 0);
         }
         let missing = dir.path().join("none");
-        assert!(matches!(Loader::open(&missing, Plan::LoadingSet), Err(LoadError::Read { .. })));
-        assert!(matches!(Loader::open(&missing, Plan::Regions), Err(LoadError::Layout(_))));
+        assert!(matches!(Loader::open(&missing, Plan::LoadingSet), Err(LoadError::Layout(_))));
+        std::fs::remove_file(&loading).unwrap();
+        assert!(matches!(Loader::open(dir.path(), Plan::LoadingSet), Err(LoadError::Read { .. })));
     }
 }

@@ -119,6 +119,21 @@ impl PageSet {
             .map(move |run| Run::new(run.page.max(range.page)..run.end().min(range.end())))
     }
 
+    /// Pages of this set that are not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut set = Self::default();
+        for run in &self.runs {
+            let mut from = run.page;
+            for hole in other.within(*run) {
+                set.push(Run::new(from..hole.page));
+                from = hole.end();
+            }
+            set.push(Run::new(from..run.end()));
+        }
+        set
+    }
+
     /// Pages in either.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
@@ -168,6 +183,7 @@ pub(crate) mod tests {
             let (left, right) = (naive(&a), naive(&b));
             prop_assert_eq!(naive(&a.union(&b)), left.union(&right).copied().collect());
             prop_assert_eq!(naive(&a.intersection(&b)), left.intersection(&right).copied().collect());
+            prop_assert_eq!(naive(&a.without(&b)), left.difference(&right).copied().collect());
             let bridged = naive(&a.bridged(gap));
             for page in 0..400 {
                 let before = left.range(..page).next_back();

@@ -3,8 +3,17 @@
 use crate::pages::{PageSet, Run};
 use crate::working_set::WorkingSet;
 
-/// Regions of the loading set closer than this are merged, the pages between them loaded as well.
+/// Regions closer than this are merged, the pages between them loaded or mapped as well (section 5.3.6).
 pub const MERGE_GAP: u64 = 32;
+
+/// The same for the loading set of touched pages: with their page tables filled in bulk a region costs less than the
+/// pages between two of them.
+pub const LOADING_GAP: u64 = 4;
+
+/// Regions of the loading set at least this long stay in the memory file, and to the kernel's readahead: they are
+/// contiguous there as well, large pages of the page cache can be mapped only where file and memory are aligned
+/// alike, and a loader on the same pages only gets into the guest's way.
+pub const IN_PLACE_PAGES: u64 = 512;
 
 /// Most regions a layout may have. Each is a mapping of its own, of which the kernel allows a process 65,530.
 pub const REGION_LIMIT: usize = 16_384;

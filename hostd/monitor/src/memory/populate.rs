@@ -1,5 +1,6 @@
-//! Filling the page tables in bulk, behind the loader: a page that is mapped already costs the guest no fault of the
-//! host's.
+//! Filling the page tables in bulk, behind the loader, with pages of the guest's own: one that is there, and may be
+//! written to, costs the guest no fault of the host's. Sandboxes do not share these pages; each has its whole memory
+//! booked anyway.
 
 use std::io;
 use std::sync::Arc;
@@ -39,9 +40,9 @@ impl Populator {
                 while done < extent.length && !told.load(Ordering::Relaxed) {
                     let length = (extent.length - done).min(CHUNK);
                     // SAFETY: the range lies in guest memory, which outlives this thread; the advice changes
-                    // nothing but page tables.
+                    // nothing of its content.
                     let failed = unsafe {
-                        libc::madvise(extent.host.add(done).cast(), length, libc::MADV_POPULATE_READ) != 0
+                        libc::madvise(extent.host.add(done).cast(), length, libc::MADV_POPULATE_WRITE) != 0
                     };
                     // What cannot be mapped now (an I/O error, say) is the guest's to meet.
                     if failed {
