@@ -155,13 +155,14 @@ def test_acknowledged_functions_survive_power_cuts(own_box):
         client.hang_up()
 
         ready_ms = box.boot()
+        # Before any call: those prepare snapshots.
+        census = box.status()["census"]
+        assert census["staged_files"] == 0, f"{where}: {census}"
         # Side by side, as the machine has several processors: booting the functions is most of this test's time.
         with ThreadPoolExecutor(WORKERS) as pool:
             for some_answered, some_cut in pool.map(lambda worker: verify(lambdas, worker, where), workers):
                 answered += some_answered
                 interrupted += some_cut
-        census = box.status()["census"]
-        assert census["staged_files"] == 0, f"{where}: {census}"
         done = sum(worker.operations for worker in workers) - before
         print(f"cut {cut}: after {moment:.2f} s and {done} operations, ready again in {ready_ms:.0f} ms")
     # Else the test would have shown nothing.
