@@ -108,6 +108,20 @@ impl Report {
         self.ratios.extend(geometric_mean(&all).map(|mean| (key, mean)));
     }
 
+    /// Adds every ratio once more under `slow/fast@pair`, over the parts whose name ends with this pair of inputs.
+    pub fn ratios_of(&mut self, pair: &str) {
+        let ending = format!(" {pair}");
+        let mut found: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
+        for (_, part) in self.parts.iter().filter(|(key, _)| key.ends_with(&ending)) {
+            for (key, ratio) in &part.ratios {
+                found.entry(key).or_default().push(*ratio);
+            }
+        }
+        let means =
+            found.into_iter().filter_map(|(key, all)| Some((format!("{key}@{pair}"), geometric_mean(&all)?)));
+        self.ratios.extend(means);
+    }
+
     /// Fills in the report's own modes from those of its parts: geometric means over the parts that have the mode.
     pub fn sum_up(&mut self) {
         let mut modes: BTreeMap<&String, Vec<&Mode>> = BTreeMap::new();
@@ -207,6 +221,9 @@ mod tests {
         }
         report.ratio("slow", "fast");
         report.sum_up();
+        report.parts.entry("two A-B".to_owned()).or_default().ratios.insert("slow/fast".to_owned(), 3.0);
+        report.ratios_of("A-B");
+        assert!((report.ratios["slow/fast@A-B"] - 3.0).abs() < 1e-12);
         assert!((report.parts["two"].ratios["slow/fast"] - 8.0).abs() < 1e-12);
         assert!((report.ratios["slow/fast"] - 4.0).abs() < 1e-12);
         assert!((report.modes["slow"].median_ms - 40.0).abs() < 1e-12);

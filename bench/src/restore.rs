@@ -38,5 +38,8 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
         place.client.remove(name)?;
     }
     restoring::conclude(&mut report);
+    for (recorded, tested) in BOTH_WAYS {
+        report.ratios_of(&format!("{recorded}-{tested}"));
+    }
     Ok(report)
 }

@@ -1,7 +1,9 @@
 //! The part of docs/BENCHMARKS.md that is written by the benchmarks.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::Outcome;
-use crate::figures::Report;
+use crate::figures::{Mode, Report};
 
 use super::style;
 
@@ -24,19 +26,27 @@ pub fn section(title: &str, about: &str, figure: &str, report: &Report) -> Strin
 
 fn table(report: &Report) -> String {
     let modes = style::series(report.modes.keys());
-    let ratios: Vec<&String> = report.ratios.keys().collect();
+    let ratios: Vec<&String> = report.ratios.keys().filter(|key| !key.contains('@')).collect();
     let names = modes.iter().map(|mode| mode.name.as_str()).chain(ratios.iter().map(|key| key.as_str()));
     let mut text = format!("| | {} |\n", names.collect::<Vec<_>>().join(" | "));
     text += &format!("|---|{}\n", "---:|".repeat(modes.len() + ratios.len()));
-    let whole = ("geometric mean", &report.modes, &report.ratios);
-    let parts = report.parts.iter().map(|(key, part)| (key.as_str(), &part.modes, &part.ratios));
-    for (key, figures, shares) in parts.chain([whole]) {
+    let mut row = |name: &str, figures: &BTreeMap<String, Mode>, share: &dyn Fn(&str) -> Option<f64>| {
         let medians =
             modes.iter().map(|mode| figures.get(&mode.name).map(|figure| format!("{:.0}", figure.median_ms)));
-        let shares = ratios.iter().map(|key| shares.get(*key).map(|ratio| format!("{ratio:.2}")));
+        let shares = ratios.iter().map(|key| share(key).map(|ratio| format!("{ratio:.2}")));
         let cells: Vec<String> = medians.chain(shares).map(Option::unwrap_or_default).collect();
-        text += &format!("| {key} | {} |\n", cells.join(" | "));
+        text += &format!("| {name} | {} |\n", cells.join(" | "));
+    };
+    for (key, part) in &report.parts {
+        row(key, &part.modes, &|ratio| part.ratios.get(ratio).copied());
     }
+    // Ratios over some of the parts, such as `lazy/faasnap@A-B`.
+    let some: BTreeSet<&str> = report.ratios.keys().filter_map(|key| Some(key.split_once('@')?.1)).collect();
+    for parts in some {
+        let share = |ratio: &str| report.ratios.get(&format!("{ratio}@{parts}")).copied();
+        row(&format!("geometric mean {parts}"), &BTreeMap::new(), &share);
+    }
+    row("geometric mean", &report.modes, &|ratio| report.ratios.get(ratio).copied());
     text
 }
 
@@ -49,7 +59,7 @@ pub fn put(page: &str, sections: &[String]) -> Outcome<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::figures::{Mode, Part};
+    use crate::figures::Part;
 
     use super::*;
 
@@ -64,11 +74,13 @@ mod tests {
         }
         report.sum_up();
         report.ratio("lazy", "faasnap");
+        report.ratios.insert("lazy/faasnap@A-B".to_owned(), 3.0);
         let rows: Vec<String> = table(&report).lines().map(str::to_owned).collect();
         assert_eq!(rows[0], "| | lazy | faasnap | lazy/faasnap |");
         assert_eq!(rows[1], "|---|---:|---:|---:|");
         assert_eq!(rows[3], "| two | 80 | 10 | 8.00 |");
-        assert_eq!(rows[4], "| geometric mean | 40 | 10 | 4.00 |");
+        assert_eq!(rows[4], "| geometric mean A-B |  |  | 3.00 |");
+        assert_eq!(rows[5], "| geometric mean | 40 | 10 | 4.00 |");
     }
 
     #[test]
