@@ -425,6 +425,10 @@ impl Platform for Appliance {
         let made = InvokeRequest { request_id: Uuid::new_v4().to_string(), ..request.clone() };
         answered(self.serve(made).await?)?;
         self.evict_idle().await?;
+        // So that the order of what is read shows.
+        if let Ok(snapshot) = self.snapshot(&request.function).await {
+            snapshots::evict_cache(&snapshot).await.map_err(|error| ApiError::Service(chain(&error)))?;
+        }
         for _ in 0..RECORDING_TRIES {
             let name = request.function.clone();
             let again = InvokeRequest { request_id: Uuid::new_v4().to_string(), ..request.clone() };

@@ -7,12 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mote_snapshot::pages::PageSet;
 use mote_snapshot::working_set::GROUP_PAGES;
-use mote_snapshot::{
-    BuildError, BuildOptions, Built, MEMORY_FILE, RecordError, Recorder, TOUCHED_FILE, WorkingSet, build,
-    cache,
-};
+use mote_snapshot::{BuildError, BuildOptions, Built, MEMORY_FILE, RecordError, Recorder, WorkingSet, build};
 use mote_store::{FunctionRecord, NewSnapshot, PagingRecord, SnapshotKind, StagedDir, StoreError};
 
 use crate::config;
@@ -75,18 +71,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Drops the memory file in `dir` from the page cache and begins to watch it. Blocks on the disk.
+    /// Begins to watch the memory file in `dir`. What of it is in the page cache counts as used from the start; the
+    /// monitor's own record tells which of it the guest really touched.
     ///
     /// # Errors
     /// When it cannot be watched.
     pub fn start(dir: &Path) -> Result<Self, RecordingError> {
         let memory = dir.join(MEMORY_FILE);
-        match cache::drop_file(&memory) {
-            Ok(0) => {}
-            // Pages another microVM has mapped count as used then: loaded for nothing, no more.
-            Ok(left) => tracing::debug!(left, "Part of the memory file stays in the page cache"),
-            Err(error) => tracing::warn!(%error, "Cannot drop the memory file from the page cache"),
-        }
         let recorder = Recorder::new(&memory).map_err(RecordingError::Watch)?;
         let (pid, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
         let (watched, told) = (Arc::clone(&pid), Arc::clone(&stop));
@@ -140,8 +131,6 @@ fn resident_pages(pid: u32) -> u64 {
 /// A recorded call whose sandbox has answered.
 #[derive(Debug)]
 pub struct Recorded {
-    /// The sandbox.
-    pub sandbox: Sandbox,
     /// What it was restored from.
     pub snapshot: Arc<Snapshot>,
     /// What watched it.
@@ -150,40 +139,67 @@ pub struct Recorded {
     pub recording: Recording,
 }
 
-/// Makes the recorded snapshot and gives the sandbox back, if it is still of use, with what was made or why nothing.
-pub async fn finish(
+/// What a recorded call used, and the folder its snapshot is made in.
+#[derive(Debug)]
+pub struct Used {
+    snapshot: Arc<Snapshot>,
+    recording: Recording,
+    set: WorkingSet,
+    staged: StagedDir,
+}
+
+/// Ends the recording of a call: what comes after it is no part of its working set. A few milliseconds.
+///
+/// # Errors
+/// When it was not recorded, or there is no room for what is made of it. The sandbox is none the worse.
+pub async fn end(
+    service: &Arc<Service>,
+    function: &FunctionRecord,
+    sandbox: &mut Sandbox,
+    recorded: Recorded,
+) -> Result<Used, RecordingError> {
+    let Recorded { snapshot, watch, recording } = recorded;
+    let set = blocking(move || watch.finish()).await?;
+    let staged = snapshots::stage(service, function).await.ok_or(RecordingError::NoRoom)?;
+    if service.settings(function).kind == config::SnapshotKind::Init {
+        sandbox.touched(staged.path()).await.map_err(RecordingError::Snapshot)?;
+    }
+    Ok(Used { snapshot, recording, set, staged })
+}
+
+/// Makes the quick files for the snapshot the recorded call was restored from.
+///
+/// # Errors
+/// When they cannot be made.
+pub async fn keep_init(
+    service: &Arc<Service>,
+    function: &FunctionRecord,
+    used: Used,
+) -> Result<PagingRecord, RecordingError> {
+    let Used { snapshot, recording, set, staged } = used;
+    for name in [MEMORY_FILE, STATE_FILE] {
+        let (from, to) = (snapshot.dir.join(name), staged.path().join(name));
+        std::fs::hard_link(&from, to).map_err(|source| RecordingError::Link { path: from, source })?;
+    }
+    let checksum = snapshot.record.memory_checksum.clone();
+    store(service, function, SnapshotKind::Init, checksum, staged, set, recording).await
+}
+
+/// Takes the warm snapshot and gives the sandbox back, if it is still of use, with what was made or why nothing.
+pub async fn keep_warm(
     service: &Arc<Service>,
     function: &FunctionRecord,
     spec: &StartSpec,
-    fingerprint: &str,
-    recorded: Recorded,
+    sandbox: Sandbox,
+    used: Used,
 ) -> (Option<Sandbox>, Result<PagingRecord, RecordingError>) {
-    let Recorded { sandbox, snapshot, watch, recording } = recorded;
-    let watched = match blocking(move || watch.finish()).await {
-        Ok(set) => set,
-        Err(error) => return (Some(sandbox), Err(error)),
+    let Used { recording, set, staged, .. } = used;
+    let (sandbox, taken) = warm(service, spec, sandbox, &staged).await;
+    let made = match taken {
+        Ok(checksum) => store(service, function, SnapshotKind::Warm, checksum, staged, set, recording).await,
+        Err(error) => Err(error),
     };
-    let Some(staged) = snapshots::stage(service, function).await else {
-        return (Some(sandbox), Err(RecordingError::NoRoom));
-    };
-    let kind = service.settings(function).kind;
-    let (sandbox, taken) = match kind {
-        config::SnapshotKind::Init => (Some(sandbox), take_over(&snapshot, &staged, &watched)),
-        config::SnapshotKind::Warm => warm(service, spec, sandbox, &staged).await,
-    };
-    let memory_checksum = match taken {
-        Ok(checksum) => checksum.unwrap_or_else(|| snapshot.record.memory_checksum.clone()),
-        Err(error) => return (sandbox, Err(error)),
-    };
-    let stored = store(service, function, fingerprint, kind, memory_checksum, staged, watched).await;
-    let stored = stored.map(|(snapshot, paging)| {
-        tracing::info!(function = %function.name, ?kind, ?paging, "Snapshot recorded");
-        if !recording.done(snapshot) {
-            tracing::info!(function = %function.name, "Recorded snapshot is of a function since changed");
-        }
-        paging
-    });
-    (sandbox, stored)
+    (sandbox, made)
 }
 
 /// Settles the sandbox, takes the warm snapshot, lets the sandbox go on. The checksum of its memory.
@@ -192,7 +208,7 @@ async fn warm(
     spec: &StartSpec,
     sandbox: Sandbox,
     staged: &StagedDir,
-) -> (Option<Sandbox>, Result<Option<String>, RecordingError>) {
+) -> (Option<Sandbox>, Result<String, RecordingError>) {
     let scrub_ms = service.config.snapshot.scrub_ms();
     let settled = match sandbox.settle(scrub_ms).await {
         Ok(settled) => settled,
@@ -200,48 +216,27 @@ async fn warm(
     };
     let mut phases = Phases::start();
     match sandbox::resume(settled, spec, Snapshotting::Into(staged.path()), &mut phases).await {
-        Ok((sandbox, Ok(checksum))) => (Some(sandbox), Ok(Some(checksum))),
+        Ok((sandbox, Ok(checksum))) => (Some(sandbox), Ok(checksum)),
         Ok((sandbox, Err(error))) => (Some(sandbox), Err(RecordingError::Snapshot(error))),
         Err(error) => (None, Err(RecordingError::Sandbox(error))),
     }
 }
 
-/// The clean snapshot's own files under a new name, for functions that are restored as they were initialised.
-fn take_over(
-    snapshot: &Snapshot,
-    staged: &StagedDir,
-    used: &WorkingSet,
-) -> Result<Option<String>, RecordingError> {
-    let link = |name: &str| {
-        let (from, to) = (snapshot.dir.join(name), staged.path().join(name));
-        std::fs::hard_link(&from, to).map_err(|source| RecordingError::Link { path: from, source })
-    };
-    link(MEMORY_FILE)?;
-    link(STATE_FILE)?;
-    let pages: PageSet = used.pages();
-    mote_snapshot::source::write_runs(&staged.path().join(TOUCHED_FILE), &pages)
-        .map_err(|source| RecordingError::Link { path: staged.path().to_owned(), source })?;
-    Ok(None)
-}
-
 async fn store(
     service: &Arc<Service>,
     function: &FunctionRecord,
-    fingerprint: &str,
-    kind: config::SnapshotKind,
+    kind: SnapshotKind,
     memory_checksum: String,
     staged: StagedDir,
     used: WorkingSet,
-) -> Result<(Snapshot, PagingRecord), RecordingError> {
+    recording: Recording,
+) -> Result<PagingRecord, RecordingError> {
     let mut new = NewSnapshot {
         function: function.name.clone(),
         code_image: function.code.image.clone(),
-        fingerprint: fingerprint.to_owned(),
+        fingerprint: service.fingerprint(function),
         memory_checksum,
-        kind: match kind {
-            config::SnapshotKind::Init => SnapshotKind::Init,
-            config::SnapshotKind::Warm => SnapshotKind::Warm,
-        },
+        kind,
         paging: None,
     };
     let store = service.store.clone();
@@ -253,7 +248,11 @@ async fn store(
         Ok((record, paging))
     });
     let (record, paging) = stored.await?;
-    Ok((snapshots::handle(service, record), paging))
+    tracing::info!(function = %function.name, ?kind, ?paging, "Snapshot recorded");
+    if !recording.done(snapshots::handle(service, record)) {
+        tracing::info!(function = %function.name, "Recorded snapshot is of a function since changed");
+    }
+    Ok(paging)
 }
 
 fn paging(built: &Built) -> PagingRecord {

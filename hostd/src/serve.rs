@@ -9,11 +9,12 @@ use mote_protocol::{InvokeSpec, ResultKind};
 use mote_store::{FunctionRecord, PagingRecord};
 use tokio::sync::oneshot;
 
+use crate::config::SnapshotKind;
 use crate::function;
 use crate::logs::{FunctionLog, Tail};
 use crate::phases::Phases;
 use crate::pool::{Build, Grant, Key, Lease, Recording, Refusal, Snapshot, Want};
-use crate::record::{self, Recorded, Watch};
+use crate::record::{self, Recorded};
 use crate::sandbox::{self, Ended, Paging, Restoring, Sandbox, Snapshotting, StartError, StartSpec};
 use crate::service::Service;
 use crate::snapshots;
@@ -88,15 +89,8 @@ pub enum ServeError {
 
 /// A sandbox ready for the event, or the function's own failure to initialise.
 enum Ready {
-    Sandbox(Box<Sandbox>, ServedBy, Option<Tape>),
+    Sandbox(Box<Sandbox>, ServedBy, Option<Recorded>),
     InitFailed(Vec<u8>, ServedBy),
-}
-
-/// What records a call.
-struct Tape {
-    snapshot: Arc<Snapshot>,
-    watch: Watch,
-    recording: Recording,
 }
 
 /// Serves one call to its end. Runs in a task of its own: a caller who hangs up does not end it.
@@ -144,7 +138,7 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
             let mut recorded = None;
             match (&outcome.ended, tape) {
                 (Ended::Answered { kind: ResultKind::Response, .. }, Some(tape)) => {
-                    recorded = Some(keep_recording(&service, &call, key, *sandbox, tape));
+                    recorded = Some(keep_recording(&service, &call, key, *sandbox, tape).await);
                 }
                 // A failure is nothing to be warm from.
                 (Ended::Answered { .. }, _) => service.pool.park(&key, *sandbox),
@@ -189,25 +183,45 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
     Ok(account(&call, served))
 }
 
-/// Makes the recorded snapshot behind the answer, then parks the sandbox.
-fn keep_recording(
+/// Ends the recording of a call that was answered, parks the sandbox, and makes the recorded snapshot behind the
+/// answer.
+async fn keep_recording(
     service: &Arc<Service>,
     call: &Call,
     key: Key,
-    sandbox: Sandbox,
-    tape: Tape,
+    mut sandbox: Sandbox,
+    tape: Recorded,
 ) -> oneshot::Receiver<PagingRecord> {
     let (tell, told) = oneshot::channel();
     let (service, function) = (Arc::clone(service), call.function.clone());
-    tokio::spawn(async move {
-        let spec = function::start_spec(&function, &service.config, &service.store);
-        let fingerprint = service.fingerprint(&function);
-        let Tape { snapshot, watch, recording } = tape;
-        let recorded = Recorded { sandbox, snapshot, watch, recording };
-        let (sandbox, made) = record::finish(&service, &function, &spec, &fingerprint, recorded).await;
-        if let Some(sandbox) = sandbox {
+    let used = match record::end(&service, &function, &mut sandbox, tape).await {
+        Ok(used) => used,
+        Err(error) => {
+            tracing::warn!(function = %function.name, error = %chain(&error), "Call not recorded");
             service.pool.park(&key, sandbox);
+            return told;
         }
+    };
+    // A snapshot of the initialised function needs the sandbox no more; a warm one is taken of it.
+    let sandbox = match service.settings(&function).kind {
+        SnapshotKind::Init => {
+            service.pool.park(&key, sandbox);
+            None
+        }
+        SnapshotKind::Warm => Some(sandbox),
+    };
+    tokio::spawn(async move {
+        let made = match sandbox {
+            None => record::keep_init(&service, &function, used).await,
+            Some(sandbox) => {
+                let spec = function::start_spec(&function, &service.config, &service.store);
+                let (sandbox, made) = record::keep_warm(&service, &function, &spec, sandbox, used).await;
+                if let Some(sandbox) = sandbox {
+                    service.pool.park(&key, sandbox);
+                }
+                made
+            }
+        };
         match made {
             // Nobody may be waiting.
             Ok(paging) => drop(tell.send(paging)),
@@ -347,7 +361,7 @@ async fn restore(
             service.store.touch_snapshot(&snapshot.record);
             let tape = watch.map(|(watch, recording)| {
                 watch.of(sandbox.pid());
-                Tape { snapshot: Arc::clone(snapshot), watch, recording }
+                Recorded { snapshot: Arc::clone(snapshot), watch, recording }
             });
             Ok(Some(Ready::Sandbox(Box::new(sandbox), ServedBy::Restore, tape)))
         }

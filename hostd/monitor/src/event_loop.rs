@@ -217,6 +217,10 @@ fn carry_out(machine: &mut Machine, request: &Request, exit: &ExitSignal) -> Rep
             },
             Err(error) => Reply::failed(&error),
         },
+        Request::Touched { dir } => match machine.write_touched(dir) {
+            Ok(()) => Reply::done(),
+            Err(error) => Reply::failed(&error),
+        },
         Request::Status => Reply {
             state: Some(machine.state()),
             memory_bytes: Some(machine.memory_bytes()),

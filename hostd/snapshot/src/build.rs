@@ -271,6 +271,7 @@ fn recorded(path: &Path, memory_pages: u64) -> Result<PageSet, BuildError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 mod tests {
     use super::*;
     use crate::pages::tests::{any_set, naive};

@@ -9,7 +9,7 @@ use rustix::fs::SeekFrom;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Size of a guest page in bytes.
-const PAGE_SIZE: usize = crate::PAGE_SIZE as usize;
+const PAGE_SIZE: usize = crate::PAGE_BYTES;
 
 /// How much is read at a time, in bytes; a multiple of the page size that stays in the second-level cache.
 const CHUNK: usize = 64 * PAGE_SIZE;

@@ -30,8 +30,11 @@ pub use record::{RecordError, Recorder};
 pub use source::Source;
 pub use working_set::WorkingSet;
 
+/// Size of a page in bytes, to count with in memory.
+pub(crate) const PAGE_BYTES: usize = 4096;
+
 /// Size of a page in bytes.
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = PAGE_BYTES as u64;
 
 /// Guest memory: a sparse file as large as the guest's memory, zero pages as holes.
 pub const MEMORY_FILE: &str = "memory";

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
-use crate::PAGE_SIZE;
+use crate::PAGE_BYTES;
 
 /// A read-only shared mapping of a whole file. Nothing is read through it.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Map {
 
     /// Pages of the file.
     pub(crate) fn pages(&self) -> usize {
-        self.length.div_ceil(PAGE_SIZE as usize)
+        self.length.div_ceil(PAGE_BYTES)
     }
 
     /// Fills `flags`, one byte per page; bit 0 says whether the page is in the page cache.

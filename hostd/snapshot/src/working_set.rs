@@ -72,6 +72,7 @@ impl WorkingSet {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

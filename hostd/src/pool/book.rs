@@ -309,7 +309,7 @@ mod tests {
         let (f, now) = (key("f"), Instant::now());
         assert!(matches!(book.decide(&f, 100, Want::Auto, now), Decision::Cold { build: true }));
         assert!(book.built(&f, "clean", true));
-        let mut recorded = |book: &mut Books| match book.decide(&f, 100, Want::Restore, now) {
+        let recorded = |book: &mut Books| match book.decide(&f, 100, Want::Restore, now) {
             Decision::Restore { record, .. } => record,
             other => panic!("{other:?}"),
         };

@@ -11,6 +11,7 @@ pub use paging::Paging;
 pub use session::SessionError;
 pub use start::{Restoring, Settled, Snapshotting, StartError, StartSpec, cold, restore, resume};
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,14 @@ impl Sandbox {
     /// Page faults and reads of the monitor so far.
     pub fn paging(&self) -> Option<Paging> {
         self.monitor.pid().and_then(Paging::of)
+    }
+
+    /// Writes which pages the guest has touched into `dir`, if it was restored to record that.
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn touched(&mut self, dir: &Path) -> Result<(), MonitorError> {
+        self.monitor.touched(dir).await
     }
 
     /// Brings the microVM to rest for a snapshot, with free memory cleared first for at most `scrub_ms`.

@@ -210,6 +210,15 @@ impl Monitor {
         Ok(reply.memory_checksum.unwrap_or_default())
     }
 
+    /// Writes which pages the guest has touched into `dir`, if it was restored to record that.
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn touched(&mut self, dir: &Path) -> Result<(), MonitorError> {
+        let request = Request::Touched { dir: dir.to_owned() };
+        self.request("record touched pages", &request, REQUEST_TIMEOUT).await.map(drop)
+    }
+
     /// Process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.id()

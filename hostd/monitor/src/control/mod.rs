@@ -31,6 +31,11 @@ pub enum Request {
         #[serde(default)]
         sync: bool,
     },
+    /// Write which pages the guest has touched since it was restored with `--record` as file `touched` into `dir`.
+    Touched {
+        /// Folder; it exists.
+        dir: PathBuf,
+    },
     /// Say how things are.
     Status,
     /// End the microVM and the monitor.

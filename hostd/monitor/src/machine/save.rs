@@ -81,12 +81,8 @@ impl Machine {
             Err(source) => return Err(SaveError::Folder { path: dir.to_owned(), source }),
         }
         let (memory_path, state_path) = (dir.join(MEMORY_FILE), dir.join(STATE_FILE));
-        if self.pagers.exact.is_some() {
-            // Before the memory is read, which touches all of it.
-            memory::touched_pages(&self.ram)
-                .and_then(|pages| write_runs(&dir.join(TOUCHED_FILE), &pages))
-                .map_err(SaveError::Touched)?;
-        }
+        // Before the memory is read, which touches all of it.
+        self.write_touched(dir)?;
         let base = self.pagers.base.as_ref();
         let dump =
             memory::dump(&self.ram, &memory_path, base.map(|base| &base.file)).inspect_err(|error| {
@@ -127,6 +123,16 @@ impl Machine {
             memory_checksum: dump.checksum,
             took_us: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
         })
+    }
+
+    /// Writes which pages the guest touched, if that is recorded.
+    pub(crate) fn write_touched(&self, dir: &Path) -> Result<(), SaveError> {
+        if self.pagers.exact.is_none() {
+            return Ok(());
+        }
+        memory::touched_pages(&self.ram)
+            .and_then(|pages| write_runs(&dir.join(TOUCHED_FILE), &pages))
+            .map_err(SaveError::Touched)
     }
 
     fn save_state(

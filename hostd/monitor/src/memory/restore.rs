@@ -262,6 +262,7 @@ impl From<RestoreMemoryError> for crate::machine::StartError {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 pub(crate) mod tests {
     use super::*;
     use crate::memory::{Handler, Populator, dump, touched_pages};

@@ -26,7 +26,8 @@ fn machine(file: &NamedTempFile, read_only: bool) -> Machine {
 }
 
 fn device(file: &NamedTempFile, read_only: bool) -> Block {
-    let config = BlockConfig { path: file.path().to_owned(), read_only, id: "code-0123".to_owned(), sectors: None };
+    let config =
+        BlockConfig { path: file.path().to_owned(), read_only, id: "code-0123".to_owned(), sectors: None };
     Block::open(&config).unwrap()
 }
 
