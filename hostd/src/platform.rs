@@ -114,12 +114,12 @@ impl Appliance {
         self.service()?.look_up(name).await.ok_or_else(|| self.not_found(name))
     }
 
-    async fn serve(&self, request: InvokeRequest) -> Result<Served, ApiError> {
+    async fn serve(&self, request: InvokeRequest, record: bool) -> Result<Served, ApiError> {
         let function = self.find(&request.function).await?;
         let service = Arc::clone(self.service()?);
         let name = request.function.clone();
         // In a task: the call ends in order even if its caller hangs up.
-        match tokio::spawn(serve::serve(service, call(function, request))).await {
+        match tokio::spawn(serve::serve(service, call(function, request, record))).await {
             Ok(Ok(served)) => Ok(served),
             Ok(Err(error)) => {
                 tracing::warn!(function = %name, error = %chain(&error), "Call failed");
@@ -184,7 +184,7 @@ fn describe(record: FunctionRecord) -> Function {
     }
 }
 
-fn call(function: FunctionRecord, request: InvokeRequest) -> Call {
+fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call {
     Call {
         function,
         event: request.payload,
@@ -198,6 +198,7 @@ fn call(function: FunctionRecord, request: InvokeRequest) -> Call {
             StartPreference::Cold => Want::Cold,
         },
         mode: request.restore_mode,
+        record,
     }
 }
 
@@ -331,7 +332,7 @@ impl Platform for Appliance {
     }
 
     async fn invoke(&self, _: &Caller, request: InvokeRequest) -> Result<InvokeReply, ApiError> {
-        self.serve(request).await.map(reply)
+        self.serve(request, false).await.map(reply)
     }
 
     async fn health(&self) -> Health {
@@ -423,7 +424,7 @@ impl Platform for Appliance {
         self.evict_idle().await?;
         service.pool.forget_snapshot(&key, None);
         let made = InvokeRequest { request_id: Uuid::new_v4().to_string(), ..request.clone() };
-        answered(self.serve(made).await?)?;
+        answered(self.serve(made, true).await?)?;
         self.evict_idle().await?;
         // So that the order of what is read shows.
         if let Ok(snapshot) = self.snapshot(&request.function).await {
@@ -432,7 +433,7 @@ impl Platform for Appliance {
         for _ in 0..RECORDING_TRIES {
             let name = request.function.clone();
             let again = InvokeRequest { request_id: Uuid::new_v4().to_string(), ..request.clone() };
-            let mut served = self.serve(again).await?;
+            let mut served = self.serve(again, true).await?;
             let Some(recorded) = served.recorded.take() else {
                 answered(served)?;
                 continue;

@@ -42,6 +42,8 @@ pub struct Call {
     pub want: Want,
     /// How to restore it; `None`: as the function has it.
     pub mode: Option<RestoreMode>,
+    /// If its snapshot is made by this call, record the next one on it whatever the configuration says.
+    pub record: bool,
 }
 
 /// A call's answer. A function that failed is an answer too.
@@ -407,7 +409,16 @@ async fn boot(
     if let (Some(build), Some(staged)) = (build, staged) {
         match written {
             Ok(memory_checksum) => {
-                snapshots::commit(service, &call.function, fingerprint, memory_checksum, staged, build);
+                let record = call.record || service.records();
+                snapshots::commit(
+                    service,
+                    &call.function,
+                    fingerprint,
+                    memory_checksum,
+                    staged,
+                    build,
+                    record,
+                );
             }
             Err(error) => {
                 tracing::warn!(function = %call.function.name, error = %chain(&error), "No snapshot could be written");

@@ -92,11 +92,18 @@ impl Service {
         Settings { kind: self.config.snapshot.kind, mode: self.config.snapshot.mode }
     }
 
+    /// Whether calls are recorded: only where snapshots are restored by what was recorded.
+    pub fn records(&self) -> bool {
+        self.config.snapshot.kind == SnapshotKind::Warm
+            || matches!(self.config.snapshot.mode, RestoreMode::Faasnap | RestoreMode::Reap)
+    }
+
     /// Makes a function callable, from its snapshot if that fits.
     pub fn register(&self, record: &FunctionRecord) {
         let fingerprint = self.fingerprint(record);
         let snapshot = snapshots::usable(self, record, &fingerprint);
-        let record_due = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
+        let unrecorded = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
+        let record_due = unrecorded && self.records();
         self.pool.register(&function::key(record, &fingerprint), snapshot, record_due);
     }
 

@@ -56,6 +56,7 @@ pub fn commit(
     memory_checksum: String,
     staged: StagedDir,
     build: Build,
+    record: bool,
 ) {
     let new = NewSnapshot {
         function: function.name.clone(),
@@ -68,11 +69,11 @@ pub fn commit(
     tokio::spawn(async move {
         let store = service.store.clone();
         match blocking(move || store.put_snapshot(new, staged)).await {
-            Ok(record) => {
-                tracing::info!(function = %record.function, bytes = record.stored_bytes, "Snapshot stored");
-                service.store.mark_verified(&record);
-                let name = record.function.clone();
-                if !build.done(handle(&service, record), true) {
+            Ok(stored) => {
+                tracing::info!(function = %stored.function, bytes = stored.stored_bytes, "Snapshot stored");
+                service.store.mark_verified(&stored);
+                let name = stored.function.clone();
+                if !build.done(handle(&service, stored), record) {
                     tracing::info!(function = %name, "Snapshot is of a function since changed");
                 }
             }
