@@ -7,6 +7,8 @@
 
 PORT ?= 8080
 ARGS ?=
+# Repetitions of the longer benchmarks.
+RUNS ?= 3
 
 CACHE := $(or $(MOTE_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME)/mote),$(HOME)/.cache/mote)
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -72,16 +74,23 @@ end-to-end: image venv
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
-	PYTHONPYCACHEPREFIX=$(TARGET_DIR)/pycache $(PYTHON) -W error -m compileall -q tests examples
+	PYTHONPYCACHEPREFIX=$(TARGET_DIR)/pycache $(PYTHON) -W error -m compileall -q tests examples bench/functions
 	sh -n image/setup.sh
 	bash -n .ci/run
 
-# Each prints its table and leaves one line of JSON in results/. One alone: cargo run --release -p bench -- NAME.
+# Each prints its table and leaves one line of JSON in results/; figures and tables of all go into docs/. One alone:
+# cargo run --release -p bench -- NAME. Those that restore every function many times take most of an hour.
 bench: image
 	cargo build --quiet --release -p bench -p mote-monitor
 	mkdir -p results
-	set -e; for name in monitor start; do \
+	set -e; for name in monitor paging start; do \
 	    cargo run --quiet --release -p bench -- $$name --json results/$$name.json $(ARGS); done
+	set -e; for disk in nvme network; do \
+	    cargo run --quiet --release -p bench -- restore --runs $(RUNS) --disk $$disk \
+	        --json results/restore-$$disk.json; done
+	set -e; for name in inputs burst; do \
+	    cargo run --quiet --release -p bench -- $$name --runs $(RUNS) --json results/$$name.json; done
+	cargo run --quiet --release -p bench -- plots
 
 clean:
 	rm -rf dist
