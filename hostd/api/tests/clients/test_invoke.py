@@ -45,7 +45,7 @@ def test_what_the_platform_gets_to_see(lambdas, echo):
     assert json.loads(seen.pop("client_context")) == {"custom": {"who": "Zoë"}}
     assert seen == {
         "arn": "arn:aws:lambda:us-east-1:000000000000:function:echo:$LATEST", "qualifier": "$LATEST",
-        "request_id": headers(answer)["x-amzn-requestid"], "content_type": "application/json", "start": "Auto",
+        "request_id": headers(answer)["x-amzn-requestid"], "content_type": "application/json", "start": "Auto", "restore_mode": "None",
         "caller": "AKIDTENANTA", "region": "eu-west-1",
     }
 
