@@ -16,7 +16,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::api::{Asked, Call, Reply, Upload};
 use crate::launch::{Ground, LaunchError, Launched, Runtime, Settings, ground, identify, launch, prewarm};
 use crate::machine::Machine;
-use crate::memory;
+use crate::memory::{Look, Starvation};
 use crate::process;
 use crate::session::{BoxStream, Session, SessionError};
 use crate::state::{Action, Event, Phase, Refusal, State};
@@ -78,6 +78,8 @@ pub async fn run<M: Machine>(
         handed_over: now,
         memory_mb: 0,
         peak_memory_kb: 0,
+        starvation: Starvation::default(),
+        starved: false,
     };
     match ground(&agent.settings, &mut agent.machine, asked_sender).await {
         Ok(ground) => agent.ground = Some(ground),
@@ -115,6 +117,9 @@ struct Agent<M> {
     /// What the function was given.
     memory_mb: u32,
     peak_memory_kb: u64,
+    starvation: Starvation,
+    /// The runtime was ended because there was no memory left.
+    starved: bool,
 }
 
 struct Late {
@@ -173,7 +178,7 @@ impl<M: Machine> Agent<M> {
     async fn happening(&mut self) -> Happening {
         let Self { sessions, session, children, asked, runtime, held, sampling, state, late, .. } = self;
         let plugged = session.is_some();
-        let serving = state.phase() == Phase::Serving;
+        let working = runtime.is_some() && matches!(state.phase(), Phase::Starting | Phase::Serving);
         tokio::select! {
             biased;
             stream = sessions.recv() => Happening::Session(stream),
@@ -182,7 +187,7 @@ impl<M: Machine> Agent<M> {
             () = hung_up(held) => Happening::Left,
             Some(()) = children.recv() => Happening::Child,
             () = due(late) => Happening::Late,
-            _ = sampling.tick(), if serving => Happening::Sample,
+            _ = sampling.tick(), if working => Happening::Sample,
             // Without a host the output stays in its pipe; a function that fills it waits.
             (stream, bytes) = next_output(runtime), if plugged => Happening::Output(stream, bytes),
         }
@@ -291,7 +296,8 @@ impl<M: Machine> Agent<M> {
     async fn child(&mut self) {
         let Some(runtime) = &mut self.runtime else { return };
         let Some(status) = process::reap(self.settings.reap, runtime.pid) else { return };
-        let starved = status.signal() == Some(Signal::KILL.as_raw()) && self.machine.starved(runtime.pid);
+        let killed = status.signal() == Some(Signal::KILL.as_raw());
+        let starved = killed && (self.starved || self.machine.starved(runtime.pid));
         let report = if starved {
             self.peak_memory_kb = u64::from(self.memory_mb) * 1024;
             ErrorObject::out_of_memory(self.state.serving(), self.memory_mb).json()
@@ -473,7 +479,15 @@ impl<M: Machine> Agent<M> {
     }
 
     fn sample(&mut self) {
-        self.peak_memory_kb = self.peak_memory_kb.max(memory::used_kb());
+        let Some(look) = Look::now() else { return };
+        self.peak_memory_kb = self.peak_memory_kb.max(look.used_kb());
+        if self.starvation.after(look)
+            && let Some(runtime) = &self.runtime
+        {
+            self.starvation = Starvation::default();
+            self.starved = true;
+            process::kill(runtime.pid);
+        }
     }
 }
 

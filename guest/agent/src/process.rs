@@ -62,10 +62,15 @@ pub fn spawn(
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(SpawnError::Pid)
 }
 
-/// Ends a runtime that is not wanted, and whatever it started. One that does not end in time is left to [`reap`].
-pub async fn end(runtime: Pid) {
+/// Kills a runtime and whatever it started; [`reap`] tells of its end.
+pub fn kill(runtime: Pid) {
     // It is gone already if this fails.
     let _ = kill_process_group(runtime, Signal::KILL);
+}
+
+/// Ends a runtime that is not wanted, and whatever it started. One that does not end in time is left to [`reap`].
+pub async fn end(runtime: Pid) {
+    kill(runtime);
     let (tries, pause) = ENDING;
     for _ in 0..tries {
         match waitpid(Some(runtime), WaitOptions::NOHANG) {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mote_protocol::{FunctionSpec, Identity};
+use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 
 use crate::machine::Machine;
@@ -68,6 +69,10 @@ impl Machine for Guest {
             let limit = Rlimit { current: Some(*limit), maximum: Some(*limit) };
             setrlimit(*resource, limit).map_err(GuestError::Limit)?;
         }
+        // When memory runs out the kernel drops program pages; this program has to see that and end the function. Not
+        // inherited by the function; what is never touched costs nothing.
+        let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+        mlockall(flags).map_err(GuestError::Limit)?;
         rustix::thread::set_no_new_privs(true).map_err(GuestError::Limit)
     }
 
