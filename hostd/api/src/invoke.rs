@@ -3,6 +3,7 @@
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
@@ -34,6 +35,13 @@ pub fn check_event(event: &[u8]) -> Result<(), ApiError> {
     };
     let text = std::str::from_utf8(event).map_err(|error| refuse(error.to_string()))?;
     serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| refuse(error.to_string()))
+}
+
+/// A call's event out of its body: an empty one counts as `{}`, anything else has to be JSON.
+pub fn event(body: &Bytes) -> Result<Bytes, ApiError> {
+    let event = if body.is_empty() { Bytes::from_static(b"{}") } else { body.clone() };
+    check_event(&event)?;
+    Ok(event)
 }
 
 /// Reads `X-Mote-Start`.

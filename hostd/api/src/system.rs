@@ -8,7 +8,6 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{get, post};
-use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
@@ -18,7 +17,7 @@ use crate::invoke;
 use crate::name::{Reference, parameter};
 use crate::platform::Platform;
 use crate::reply;
-use crate::types::{Caller, Health, InvokeRequest, LATEST, StartPreference};
+use crate::types::{Caller, Health, Identity, InvokeRequest, LATEST, StartPreference};
 
 /// Log lines answered when no limit is given.
 const DEFAULT_LINES: usize = 100;
@@ -120,25 +119,28 @@ async fn snapshots<P: Platform>(State(app): State<Arc<App<P>>>) -> Result<Respon
     Ok(reply::json(StatusCode::OK, &app.platform.snapshots().await?))
 }
 
+/// The function a `/system/snapshots/{name}/…` request is about.
+fn snapshot_of(request: &Request, identity: &Identity) -> Result<Reference, ApiError> {
+    let name = percent_decode_str(segment(request.uri(), NAME_SEGMENT)).decode_utf8_lossy();
+    Reference::parse(&name)?.latest(identity)
+}
+
 async fn evict_cache<P: Platform>(
     State(app): State<Arc<App<P>>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let name = percent_decode_str(segment(request.uri(), NAME_SEGMENT)).decode_utf8_lossy();
-    let reference = Reference::parse(&name)?.latest(&app.platform.identity())?;
+    let reference = snapshot_of(&request, &app.platform.identity())?;
     let evicted = app.platform.evict_cache(&Caller::of(request.headers()), &reference.name).await?;
     Ok(reply::json(StatusCode::OK, &evicted))
 }
 
 async fn record<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
     let identity = app.platform.identity();
-    let name = percent_decode_str(segment(request.uri(), NAME_SEGMENT)).decode_utf8_lossy();
-    let reference = Reference::parse(&name)?.latest(&identity)?;
+    let reference = snapshot_of(&request, &identity)?;
     let caller = Caller::of(request.headers());
     let request_id = RequestId::of(&request);
-    let event = app.events.read(request.into_body(), invoke::event_too_large).await?;
-    let payload = if event.bytes.is_empty() { Bytes::from_static(b"{}") } else { event.bytes.clone() };
-    invoke::check_event(&payload)?;
+    let body = app.events.read(request.into_body(), invoke::event_too_large).await?;
+    let payload = invoke::event(&body.bytes)?;
     let call = InvokeRequest {
         arn: reference.arn(&identity),
         function: reference.name,

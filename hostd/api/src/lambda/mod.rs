@@ -15,7 +15,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use serde_json::json;
 
 pub use input::DOCUMENT_LIMIT;
@@ -246,9 +245,8 @@ async fn invocations<P: Platform>(
     let client_context = invoke::client_context(headers)?;
     let caller = Caller::of(headers);
     let request_id = RequestId::of(&request);
-    let event = app.events.read(request.into_body(), invoke::event_too_large).await?;
-    let payload = if event.bytes.is_empty() { Bytes::from_static(b"{}") } else { event.bytes.clone() };
-    invoke::check_event(&payload)?;
+    let body = app.events.read(request.into_body(), invoke::event_too_large).await?;
+    let payload = invoke::event(&body.bytes)?;
 
     if kind == Kind::DryRun {
         app.platform.get_function(&caller, &reference.name).await?;

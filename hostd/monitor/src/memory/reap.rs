@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use mote_snapshot::layout::bytes;
@@ -23,7 +22,7 @@ const CHUNK: usize = 1 << 20;
 /// Guest memory that is filled by a thread of this process.
 #[derive(Debug)]
 pub(crate) struct Paged {
-    uffd: Arc<Uffd>,
+    uffd: Uffd,
     memory: Source,
     ranges: Vec<RamRange>,
     stop: OwnedFd,
@@ -42,7 +41,7 @@ pub(crate) struct Handler {
 impl Paged {
     /// Makes `ram`, which nobody has touched, wait for pages of `memory`.
     pub(crate) fn new(ram: &GuestRam, memory: Source) -> io::Result<Self> {
-        let uffd = Arc::new(Uffd::missing(ram.ranges())?);
+        let uffd = Uffd::missing(ram.ranges())?;
         let stop = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self { uffd, memory, ranges: ram.ranges().to_vec(), stop })
     }
@@ -109,7 +108,7 @@ impl Paged {
         let mut page = [0u8; PAGE_SIZE];
         loop {
             let mut watched =
-                [PollFd::new(self.uffd.as_ref(), PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
+                [PollFd::new(&self.uffd, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
             match poll(&mut watched, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
