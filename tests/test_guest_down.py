@@ -8,6 +8,7 @@ from mote.client import invoke, refused
 BOOT_LIMIT_S = 12
 # Enough for a good function on a busy machine.
 INIT_LIMIT_S = 15
+RESTORE_LIMIT_S = 3
 # How a guest can fail to come up, as its kernel's command line.
 WAYS = {
     # No agent: the guest's kernel panics, and the reboot that follows ends the microVM.
@@ -77,3 +78,39 @@ def test_an_import_that_never_ends_is_ended(machine, lambdas):
     lambdas.delete_function(FunctionName="endless")
     assert invoke(lambdas, "fine", {}).json["code"] == "fine"
     census.assert_unchanged(machine, before)
+
+
+# A runtime that sometimes never asks for its event again: as a guest that is lost after its restore.
+HOOK = """
+import os, time
+from snapshot_restore_py import register_after_restore
+
+@register_after_restore
+def hook():
+    while os.urandom(1)[0] < {below}:
+        time.sleep(3600)
+
+def handler(event, context):
+    return "answered"
+"""
+
+
+def test_a_restore_that_does_not_come_back_is_made_good(machine, lambdas):
+    """Each sandbox is lost by the throw of a coin; of a call that was answered all the same its phases tell."""
+    machine.cut_power()
+    machine.boot(options={"sandbox.restore_timeout_s": RESTORE_LIMIT_S})
+    client.create(lambdas, "sometimes", packages.source(HOOK.format(below=128)))
+    for _ in range(20):
+        try:
+            answer = invoke(lambdas, "sometimes", {})
+        except client.ClientError as error:
+            # All three were lost, one call in eight.
+            assert f"did not ask for its event within {RESTORE_LIMIT_S} s" in str(error)
+            continue
+        assert answer.error is None and answer.json == "answered", str(answer)
+        if "failed-resume" in answer.phases:
+            break
+        machine.put_away()
+    else:
+        raise AssertionError("None of 20 calls lost a sandbox")
+    lambdas.delete_function(FunctionName="sometimes")

@@ -46,6 +46,12 @@ pub struct Call {
     pub record: bool,
 }
 
+impl Call {
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.function.config.timeout_s))
+    }
+}
+
 /// A call's answer. A function that failed is an answer too.
 #[derive(Debug)]
 pub struct Served {
@@ -89,9 +95,26 @@ pub enum ServeError {
     Unsettled,
 }
 
+/// Where a sandbox came from.
+enum Origin {
+    Warm,
+    Cold,
+    Restored(Arc<Snapshot>, Option<Recorded>),
+}
+
+impl Origin {
+    fn by(&self) -> ServedBy {
+        match self {
+            Self::Warm => ServedBy::Warm,
+            Self::Cold => ServedBy::Cold,
+            Self::Restored(..) => ServedBy::Restore,
+        }
+    }
+}
+
 /// A sandbox ready for the event, or the function's own failure to initialise.
 enum Ready {
-    Sandbox(Box<Sandbox>, ServedBy, Option<Recorded>),
+    Sandbox(Box<Sandbox>, Origin),
     InitFailed(Vec<u8>, ServedBy),
 }
 
@@ -105,51 +128,57 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
     write(&log, &mut tail, &request_id, &start_line);
 
     let begun = Instant::now();
-    let (ready, key) = obtain(&service, &mut call, &log, &mut phases, &mut tail).await?;
-    let init = begun.elapsed();
-    let memory_mb = call.function.config.memory_mb;
-    let timeout = Duration::from_secs(u64::from(call.function.config.timeout_s));
-
-    let (by, outcome, paging, recorded) = match ready {
-        Ready::InitFailed(body, by) => {
-            let line = format!("END RequestId: {request_id}\n");
-            write(&log, &mut tail, &request_id, &line);
-            let failure = Some(FunctionError::Unhandled);
-            let served = Served {
-                by,
-                payload: body,
-                content_type: None,
-                failure,
-                tail: tail.into_bytes(),
-                phases,
-                billed: None,
-                paging: None,
-                recorded: None,
-            };
-            return Ok(account(&call, served));
-        }
-        Ready::Sandbox(mut sandbox, by, tape) => {
-            let invoke = invoke_spec(&call, timeout);
-            let bound = service.config.sandbox.restore_timeout();
-            let outcome = sandbox.invoke(invoke, &call.event, timeout, bound, &mut tail).await;
-            match outcome.resume {
-                Some(resume) => phases.lap_two(("resume", resume), "invoke"),
-                None => phases.lap("invoke"),
+    let mut losses = 0;
+    let (by, outcome, paging, recorded, init) = loop {
+        let (ready, key) = obtain(&service, &mut call, &log, &mut phases, &mut tail).await?;
+        let init = begun.elapsed();
+        let (mut sandbox, origin) = match ready {
+            Ready::InitFailed(body, by) => {
+                let line = format!("END RequestId: {request_id}\n");
+                write(&log, &mut tail, &request_id, &line);
+                return Ok(account(&call, init_failed(body, by, tail, phases)));
             }
-            let paging = (by == ServedBy::Restore).then(|| sandbox.paging()).flatten();
-            let mut recorded = None;
-            match (&outcome.ended, tape) {
-                (Ended::Answered { kind: ResultKind::Response, .. }, Some(tape)) => {
-                    recorded = Some(keep_recording(&service, &call, key, *sandbox, tape).await);
+            Ready::Sandbox(sandbox, origin) => (sandbox, origin),
+        };
+        let timeout = call.timeout();
+        let invoke = invoke_spec(&call, timeout);
+        let bound = service.config.sandbox.restore_timeout();
+        let outcome = sandbox.invoke(invoke, &call.event, timeout, bound, &mut tail).await;
+        if let Ended::Lost(error) = outcome.ended {
+            give_up(&call, *sandbox).await;
+            phases.lap("failed-resume");
+            losses += 1;
+            match origin {
+                _ if losses == 1 => continue,
+                // Not by chance, then.
+                Origin::Restored(snapshot, _) if losses == 2 => {
+                    snapshots::give_up(&service, &key, &snapshot).await;
+                    continue;
                 }
-                // A failure is nothing to be warm from.
-                (Ended::Answered { .. }, _) => service.pool.park(&key, *sandbox),
-                _ => sandbox.destroy().await,
+                _ => return Err(ServeError::Broken(error)),
             }
-            (by, outcome, paging, recorded)
         }
+        match outcome.resume {
+            Some(resume) => phases.lap_two(("resume", resume), "invoke"),
+            None => phases.lap("invoke"),
+        }
+        let by = origin.by();
+        let paging = (by == ServedBy::Restore).then(|| sandbox.paging()).flatten();
+        let mut recorded = None;
+        match (&outcome.ended, origin) {
+            (Ended::Answered { kind: ResultKind::Response, .. }, Origin::Restored(_, Some(tape))) => {
+                recorded = Some(keep_recording(&service, &call, key, *sandbox, tape).await);
+            }
+            // A failure is nothing to be warm from.
+            (Ended::Answered { .. }, _) => service.pool.park(&key, *sandbox),
+            (Ended::Failed(_), _) => sandbox.destroy().await,
+            _ => give_up(&call, *sandbox).await,
+        }
+        break (by, outcome, paging, recorded, init);
     };
 
+    let timeout = call.timeout();
+    let memory_mb = call.function.config.memory_mb;
     let duration_ms = outcome.duration.as_secs_f64() * 1000.0;
     let (payload, content_type, failure) = match outcome.ended {
         Ended::Answered { kind: ResultKind::Response, content_type, payload } => {
@@ -165,7 +194,7 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
             let body = error_object("Sandbox.Timedout", &format!("RequestId: {request_id} Error: {text}"));
             (body, None, Some(FunctionError::TimedOut))
         }
-        Ended::Broken(error) => return Err(ServeError::Broken(error)),
+        Ended::Broken(error) | Ended::Lost(error) => return Err(ServeError::Broken(error)),
     };
     let init_text = if by == ServedBy::Warm {
         String::new()
@@ -183,6 +212,27 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
     let tail = tail.into_bytes();
     let served = Served { by, payload, content_type, failure, tail, phases, billed, paging, recorded };
     Ok(account(&call, served))
+}
+
+/// Ends a sandbox that broke, and says what was last heard of it.
+async fn give_up(call: &Call, mut sandbox: Sandbox) {
+    let said = sandbox.last_words().await;
+    tracing::warn!(function = %call.function.name, request = %call.request_id, said, "Sandbox given up");
+    sandbox.destroy().await;
+}
+
+fn init_failed(payload: Vec<u8>, by: ServedBy, tail: Tail, phases: Phases) -> Served {
+    Served {
+        by,
+        payload,
+        content_type: None,
+        failure: Some(FunctionError::Unhandled),
+        tail: tail.into_bytes(),
+        phases,
+        billed: None,
+        paging: None,
+        recorded: None,
+    }
 }
 
 /// Ends the recording of a call that was answered, parks the sandbox, and makes the recorded snapshot behind the
@@ -307,7 +357,7 @@ async fn obtain(
         phases.lap("wait");
         let spec = function::start_spec(&call.function, &service.config, &service.store);
         match grant {
-            Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, ServedBy::Warm, None), key)),
+            Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, Origin::Warm), key)),
             Grant::Restore(lease, snapshot, recording) => {
                 let mode = call.mode.unwrap_or_else(|| service.settings(&call.function).mode);
                 match restore(service, &spec, &key, snapshot, mode, recording, log, lease, phases).await? {
@@ -365,7 +415,7 @@ async fn restore(
                 watch.of(sandbox.pid());
                 Recorded { snapshot: Arc::clone(snapshot), watch, recording }
             });
-            Ok(Some(Ready::Sandbox(Box::new(sandbox), ServedBy::Restore, tape)))
+            Ok(Some(Ready::Sandbox(Box::new(sandbox), Origin::Restored(Arc::clone(snapshot), tape))))
         }
         Err(error @ StartError::Incompatible(_)) => {
             tracing::warn!(function = %spec.function.name, error = %chain(&error), "Snapshot does not fit: rebuilding it");
@@ -425,7 +475,7 @@ async fn boot(
             }
         }
     }
-    Ok(Ready::Sandbox(Box::new(sandbox), ServedBy::Cold, None))
+    Ok(Ready::Sandbox(Box::new(sandbox), Origin::Cold))
 }
 
 /// The error object of a failure that is the function's own; `None` for the platform's.

@@ -23,6 +23,9 @@ use monitor::Monitor;
 use run_dir::RunDir;
 use session::Session;
 
+/// How long a broken sandbox's monitor is waited for, to hear why it ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// A live microVM whose runtime waits for an event. Dropping it kills the monitor and removes its files; the
 /// memory lease goes last.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub struct Sandbox {
     log: Writer,
     /// The runtime has not yet said that it took its new identity.
     resuming: bool,
-    _dir: RunDir,
+    dir: RunDir,
     lease: Lease,
 }
 
@@ -56,6 +59,8 @@ pub enum Ended {
     TimedOut,
     /// The sandbox itself broke.
     Broken(SessionError),
+    /// The runtime did not ask for its event: the function has seen nothing of this call.
+    Lost(SessionError),
 }
 
 /// A finished call with its figures.
@@ -88,18 +93,24 @@ impl Sandbox {
             Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
         let request_id = invoke.request_id.clone();
         if let Err(error) = self.session.send(&HostMessage::Invoke { invoke }, event).await {
-            outcome.ended = Ended::Broken(error);
+            outcome.ended = Ended::Lost(error);
             return outcome;
         }
         // Resuming is the platform's time, not the function's.
-        let mut deadline = begun + if self.resuming { resume_bound + timeout } else { timeout };
+        let mut deadline = begun + if self.resuming { resume_bound } else { timeout };
         let mut started = begun;
         outcome.ended = loop {
-            let frame = match tokio::time::timeout_at(deadline.into(), self.session.receive()).await {
-                Err(_) => break Ended::TimedOut,
-                Ok(Err(error)) => break Ended::Broken(error),
-                Ok(Ok(None)) => break Ended::Broken(SessionError::Closed),
+            let received = tokio::time::timeout_at(deadline.into(), self.session.receive()).await;
+            let frame = match received {
                 Ok(Ok(Some(frame))) => frame,
+                Err(_) if self.resuming => {
+                    break Ended::Lost(SessionError::Silent { seconds: resume_bound.as_secs() });
+                }
+                Err(_) => break Ended::TimedOut,
+                Ok(ended) => {
+                    let error = ended.err().unwrap_or(SessionError::Closed);
+                    break if self.resuming { Ended::Lost(error) } else { Ended::Broken(error) };
+                }
             };
             match frame.message {
                 AgentMessage::Log { .. } => {
@@ -182,9 +193,18 @@ impl Sandbox {
             self.session.send(&scrub, &[]).await.map_err(StartError::Session)?;
         }
         let bound = Duration::from_millis(u64::from(scrub_ms.unwrap_or(0)));
-        let Self { id, monitor, session, log, _dir: dir, lease, .. } = self;
+        let Self { id, monitor, session, log, dir, lease, .. } = self;
         start::quiesce(session, &log, bound).await?;
         Ok(Settled { id, monitor, log, dir, lease })
+    }
+
+    /// What monitor and guest said last, for people who want to know why the sandbox broke.
+    pub async fn last_words(&mut self) -> String {
+        let monitor = match tokio::time::timeout(LAST_WORDS, self.monitor.exited()).await {
+            Ok(error) => error.to_string(),
+            Err(_) => "The monitor still runs".to_owned(),
+        };
+        format!("{monitor}; console ends with: {}", self.dir.serial_tail())
     }
 
     /// Ends the microVM and waits until nothing is left of it.

@@ -27,6 +27,12 @@ pub enum SessionError {
     /// The stream ended inside a frame or before the expected message.
     #[error("The guest agent closed the session")]
     Closed,
+    /// A restored runtime did not ask for its event.
+    #[error("The restored runtime did not ask for its event within {seconds} s")]
+    Silent {
+        /// The bound.
+        seconds: u64,
+    },
     /// The guest sent something that is no frame.
     #[error("The guest agent sent an invalid frame")]
     Frame(#[source] FrameError),

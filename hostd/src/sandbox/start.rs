@@ -216,7 +216,7 @@ pub async fn resume(
         phases.lap("snapshot");
     }
     let session = open_session(&id, &dir, AGENT_TIMEOUT).await?;
-    Ok((Sandbox { id, monitor, session, log, resuming: true, _dir: dir, lease }, written))
+    Ok((Sandbox { id, monitor, session, log, resuming: true, dir, lease }, written))
 }
 
 /// What to restore, and how.
@@ -260,7 +260,7 @@ pub async fn restore(
     phases.lap("restore");
     let session = open_session(&id, &dir, spec.restore_timeout).await?;
     phases.lap("connect");
-    Ok(Sandbox { id, monitor, session, log, resuming: true, _dir: dir, lease })
+    Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
 }
 
 async fn open_session(id: &str, dir: &RunDir, bound: Duration) -> Result<Session, StartError> {

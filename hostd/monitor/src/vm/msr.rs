@@ -11,6 +11,7 @@ const BATCH: usize = 128;
 /// Registers of Hyper-V, which no guest of ours is told of.
 const HYPERV: std::ops::Range<u32> = 0x4000_0000..0x4000_2000;
 
+const TSC: u32 = 0x10;
 /// Fires when the TSC passes it, so it has to be written after the TSC (and after the local APIC).
 const TSC_DEADLINE: u32 = 0x6e0;
 
@@ -67,8 +68,14 @@ fn list(entries: &[kvm_msr_entry]) -> Result<Msrs, MsrError> {
     Msrs::from_entries(entries).map_err(|_| MsrError::List(entries.len()))
 }
 
-/// Reads `indices`, leaving out what this vCPU does not have.
+/// The values of `indices` for a snapshot, leaving out what this vCPU does not have.
 pub(crate) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, MsrError> {
+    let mut saved = read(vcpu, indices)?;
+    rearm(&mut saved);
+    Ok(saved)
+}
+
+fn read(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, MsrError> {
     let mut saved = Vec::with_capacity(indices.len());
     let mut rest = indices;
     while !rest.is_empty() {
@@ -85,12 +92,21 @@ pub(crate) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>,
     Ok(saved)
 }
 
+/// A deadline that passed just before the vCPU was stopped reads as zero, its interrupt may not have reached the local
+/// APIC, and the guest waits for it before it sets the next: has it fire at once. One interrupt more does no harm.
+fn rearm(entries: &mut [kvm_msr_entry]) {
+    let now = entries.iter().find(|entry| entry.index == TSC).map_or(0, |entry| entry.data);
+    if let Some(deadline) = entries.iter_mut().find(|entry| entry.index == TSC_DEADLINE && entry.data == 0) {
+        deadline.data = now;
+    }
+}
+
 /// Gives a vCPU the values of `entries`, in their order. Those it has already are not written: some registers can
 /// be read but not written, and KVM logs attempts.
 pub(crate) fn restore(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), MsrError> {
     let indices: Vec<u32> = entries.iter().map(|entry| entry.index).collect();
     let now: HashMap<u32, u64> =
-        save(vcpu, &indices)?.into_iter().map(|entry| (entry.index, entry.data)).collect();
+        read(vcpu, &indices)?.into_iter().map(|entry| (entry.index, entry.data)).collect();
     let changed: Vec<kvm_msr_entry> =
         entries.iter().filter(|entry| now.get(&entry.index) != Some(&entry.data)).copied().collect();
     for batch in changed.chunks(BATCH) {
@@ -114,5 +130,15 @@ mod tests {
         assert!(!order.contains(&0x4000_0000));
         assert_eq!(order.iter().filter(|index| **index == 0x10).count(), 1);
         assert!(order.contains(&0x4b56_4d01) && order.contains(&0x277));
+    }
+
+    #[test]
+    fn only_a_deadline_that_has_passed_is_set_again() {
+        let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        for (before, after) in [(0, 77), (99, 99)] {
+            let mut entries = [entry(TSC, 77), entry(0x277, 0), entry(TSC_DEADLINE, before)];
+            rearm(&mut entries);
+            assert_eq!(entries.map(|entry| entry.data), [77, 0, after]);
+        }
     }
 }

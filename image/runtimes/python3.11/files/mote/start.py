@@ -51,11 +51,25 @@ register_after_restore(take_new_identity)
 
 wait_next_invocation = LambdaRuntimeClient.wait_next_invocation
 
+# awslambdaric gives a connection one second, which a machine that restores many sandboxes at once may take. What it
+# cannot get is left alone for a moment, then asked for again.
+ATTEMPTS = 10
+PAUSE_S = 0.1
+
+
+def wait_patiently(client):
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return wait_next_invocation(client)
+        except RuntimeError:
+            time.sleep(PAUSE_S)
+    return wait_next_invocation(client)
+
 
 def wait_as_who_we_are(client):
     """A snapshot taken between two calls wakes up in here, in as many sandboxes as are restored from it, and
     nothing else runs before the handler does."""
-    request = wait_next_invocation(client)
+    request = wait_patiently(client)
     # Of a call without a restore this is all the cost: one system call.
     if os.readlink(GENERATION) != generation:
         try:
