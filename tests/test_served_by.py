@@ -9,7 +9,7 @@ from mote.client import invoke
 
 # Phases that must be there, by the way a call is served; others may be as well.
 PHASES = {
-    "cold": {"spawn", "boot", "init", "snapshot", "invoke"},
+    "cold": {"init", "snapshot", "invoke"},
     "restore": {"restore", "connect", "resume", "invoke"},
     "warm": {"invoke"},
 }
@@ -102,3 +102,23 @@ def test_keep_alive_connections_carry_many_calls(box, probe):
             assert answer.status == 200 and f'"n": {number}'.encode() in answer.read()
     finally:
         connection.close()
+
+
+def test_functions_share_what_they_have_in_common(box, lambdas, deploy):
+    """The first of its runtime and size makes the base; what is stored of each function is what differs."""
+    names = [deploy(packages.function("probe")) for _ in range(2)]
+    cold = [invoke(lambdas, name, {"op": "identity"}) for name in names]
+    assert [answer.served_by for answer in cold] == ["cold", "cold"]
+    unique = [answer.json["unique"] for answer in cold]
+    assert not [key for key in unique[0] if unique[0][key] == unique[1][key]], unique
+    # From the base: no kernel was booted for the second.
+    assert "boot" not in cold[1].phases and {"base", "restore", "init"} <= set(cold[1].phases), cold[1].phases
+    box.put_away()
+    assert [invoke(lambdas, name, {"op": "echo"}).served_by for name in names] == ["restore", "restore"]
+    listed = box.get("/system/snapshots").json
+    bases = {base["name"]: base for base in listed["bases"]}
+    for snapshot in listed["snapshots"]:
+        if snapshot["function"] in names:
+            base = bases[snapshot["base"]["name"]]
+            assert snapshot["base"]["dir"] == base["dir"]
+            assert snapshot["stored_bytes"] < base["stored_bytes"] / 2, (snapshot, base)

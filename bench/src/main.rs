@@ -42,6 +42,8 @@ enum Bench {
     Monitor(monitor::Options),
     /// One call served from a snapshot on disk, with its memory brought back in different ways (native, needs /dev/kvm).
     Paging(paging::Options),
+    /// The same with what makes it quick added one step at a time (native, needs /dev/kvm).
+    Steps(paging::Options),
     /// One call served cold, from a snapshot and warm, in the booted appliance (needs `make image`).
     Start(start::Options),
     /// Every function of bench/functions recorded with one input and called with another, in each restore mode, in the
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
     let measured = match &arguments.bench {
         Bench::Monitor(options) => monitor::run(options, arguments.runs),
         Bench::Paging(options) => paging::run(options, arguments.runs),
+        Bench::Steps(options) => paging::steps(options, arguments.runs),
         Bench::Start(options) => start::run(options, arguments.runs),
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mote_api::RestoreMode;
+use mote_store::SnapshotKind;
 use serde::Deserialize;
 
 /// Everything an operator can set. The defaults and the meaning of every key stand in `config/mote.toml`.
@@ -65,17 +66,9 @@ pub struct Snapshot {
     pub kind: SnapshotKind,
     /// How memory is brought back.
     pub mode: RestoreMode,
+    /// Whether functions start from a base, and their snapshots hold what differs from it.
+    pub layered: bool,
     scrub_ms: u64,
-}
-
-/// What of a function's life its snapshot holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SnapshotKind {
-    /// The function initialised.
-    Init,
-    /// The function after a recorded call.
-    Warm,
 }
 
 /// `[paths]`

@@ -9,6 +9,7 @@ use mote_store::{FunctionConfig, FunctionRecord, NewCode, Store, StoreError};
 use uuid::Uuid;
 
 use crate::function;
+use crate::sandbox::CODE_DRIVE_MIB;
 use crate::service::{Service, blocking};
 
 /// Why a function was not created or changed. Nothing of it is left behind.
@@ -189,7 +190,8 @@ async fn package(
     // A closed semaphore cannot be: it lives as long as the service.
     let _turn = service.deploys.acquire().await;
     let limits = Limits {
-        unpacked_bytes: service.config.package.max_unpacked_mb << 20,
+        // An image is hardly larger than the files in it, and has to fit on its drive.
+        unpacked_bytes: service.config.package.max_unpacked_mb.min(CODE_DRIVE_MIB / 2) << 20,
         entries: service.config.package.max_entries,
         ..Limits::default()
     };

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use mote_api::{RestoreMode, Wishes};
 use mote_protocol::FunctionSpec;
-use mote_store::{FunctionRecord, Store};
+use mote_store::{FunctionRecord, SnapshotKind, Store};
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
@@ -15,7 +17,8 @@ use crate::sandbox::StartSpec;
 /// Digest of everything a snapshot of this function depends on: another value, another snapshot. The time limit
 /// and the description are not part of it.
 pub fn fingerprint(record: &FunctionRecord, config: &Config, system: &str) -> String {
-    let of = serde_json::json!({
+    let settings = Settings::of(record, config);
+    digest(&serde_json::json!({
         "system": system,
         "code": record.code.image,
         "runtime": record.config.runtime,
@@ -25,7 +28,55 @@ pub fn fingerprint(record: &FunctionRecord, config: &Config, system: &str) -> St
         "environment": record.config.environment,
         "vcpus": config.sandbox.vcpus,
         "cmdline": config.sandbox.guest_cmdline,
-    });
+        "kind": settings.kind,
+        "records": settings.records,
+        "warm_up": settings.warm_up.as_deref(),
+    }))
+}
+
+/// How snapshots of a function are taken and restored.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What they hold.
+    pub kind: SnapshotKind,
+    /// How memory comes back.
+    pub mode: RestoreMode,
+    /// Whether a call is recorded: only where snapshots are restored by what was recorded.
+    pub records: bool,
+    /// The event of the call that is recorded; else the first call is.
+    pub warm_up: Option<Bytes>,
+}
+
+impl Settings {
+    /// As the function's tags wish, else as the system is configured.
+    pub fn of(record: &FunctionRecord, config: &Config) -> Self {
+        // Checked when they were given; another version of the system may know others.
+        let wishes = Wishes::of(&record.config.tags).unwrap_or_default();
+        let kind = match wishes.warm {
+            Some(true) => SnapshotKind::Warm,
+            Some(false) => SnapshotKind::Init,
+            None => config.snapshot.kind,
+        };
+        let mode = wishes.restore.unwrap_or(config.snapshot.mode);
+        let records = kind == SnapshotKind::Warm || matches!(mode, RestoreMode::Faasnap | RestoreMode::Reap);
+        Self { kind, mode, records, warm_up: wishes.warm_up.filter(|_| records) }
+    }
+}
+
+/// Name of the base this function starts from, and a digest of everything that depends on.
+pub fn base_name(record: &FunctionRecord, config: &Config, system: &str) -> (String, String) {
+    let name = format!("{}-{}", record.config.runtime, record.config.memory_mb);
+    let fingerprint = digest(&serde_json::json!({
+        "system": system,
+        "runtime": record.config.runtime,
+        "memory_mb": record.config.memory_mb,
+        "vcpus": config.sandbox.vcpus,
+        "cmdline": config.sandbox.guest_cmdline,
+    }));
+    (name, fingerprint)
+}
+
+fn digest(of: &serde_json::Value) -> String {
     Sha256::digest(of.to_string()).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

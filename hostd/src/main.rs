@@ -2,6 +2,7 @@
 //!
 //! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`.
 
+mod bases;
 mod boot;
 mod census;
 mod config;

@@ -1,5 +1,6 @@
 //! The appliance behind the front door: translates between the API's words and the service's.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -175,6 +176,7 @@ fn describe(record: FunctionRecord) -> Function {
         storage_mb: record.config.storage_mb,
         environment: record.config.environment,
         architectures: record.config.architectures,
+        tags: record.config.tags,
         code_size: record.code.zip_size,
         code_sha256: record.code.sha256_base64,
         last_modified_unix_ms: record.last_modified_unix_ms,
@@ -199,6 +201,7 @@ fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call 
         },
         mode: request.restore_mode,
         record,
+        unlayered: false,
     }
 }
 
@@ -238,9 +241,11 @@ fn serve_error(error: &ServeError) -> ApiError {
         ServeError::Start(StartError::BootFailed { .. } | StartError::BootTimeout { .. }) => {
             ApiError::InvalidRuntime(message)
         }
-        ServeError::Refused(_) | ServeError::Start(_) | ServeError::Broken(_) | ServeError::Unsettled => {
-            ApiError::Service(message)
-        }
+        ServeError::Refused(_)
+        | ServeError::Start(_)
+        | ServeError::Base(_)
+        | ServeError::Broken(_)
+        | ServeError::Unsettled => ApiError::Service(message),
     }
 }
 
@@ -268,6 +273,7 @@ impl Platform for Appliance {
             environment: request.environment,
             architectures: request.architectures,
             package_type: "Zip".to_owned(),
+            tags: request.tags,
         };
         let created = deploy::create(service, request.name, config, request.zip).await;
         created.map(describe).map_err(|error| self.deploy_error(&error))
@@ -323,6 +329,18 @@ impl Platform for Appliance {
             replace(&mut config.environment, request.environment);
         };
         let updated = deploy::update_config(service, name, expected, change).await;
+        updated.map(describe).map_err(|error| self.deploy_error(&error))
+    }
+
+    async fn set_tags(
+        &self,
+        _: &Caller,
+        name: &str,
+        tags: BTreeMap<String, String>,
+    ) -> Result<Function, ApiError> {
+        let service = self.writable()?;
+        let change = move |config: &mut FunctionConfig| config.tags = tags;
+        let updated = deploy::update_config(service, name.to_owned(), None, change).await;
         updated.map(describe).map_err(|error| self.deploy_error(&error))
     }
 
@@ -403,10 +421,9 @@ impl Platform for Appliance {
 
     async fn snapshots(&self) -> Result<Value, ApiError> {
         let store = self.service()?.store.clone();
-        let all = blocking(move || store.snapshots())
-            .await
-            .map_err(|error| self.deploy_error(&DeployError::Store(error)))?;
-        Ok(json!(all))
+        let all = blocking(move || Ok((store.snapshots()?, store.bases()?))).await;
+        let (snapshots, bases) = all.map_err(|error| self.deploy_error(&DeployError::Store(error)))?;
+        Ok(json!({ "snapshots": snapshots, "bases": bases }))
     }
 
     async fn evict_cache(&self, _: &Caller, function: &str) -> Result<Value, ApiError> {

@@ -8,10 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mote_snapshot::working_set::GROUP_PAGES;
-use mote_snapshot::{BuildError, BuildOptions, Built, MEMORY_FILE, RecordError, Recorder, WorkingSet, build};
+use mote_snapshot::{
+    BuildError, BuildOptions, Built, INHERITED_FILE, MEMORY_FILE, RecordError, Recorder, WorkingSet, build,
+};
 use mote_store::{FunctionRecord, NewSnapshot, PagingRecord, SnapshotKind, StagedDir, StoreError};
 
-use crate::config;
+use crate::bases::Base;
 use crate::phases::Phases;
 use crate::pool::{Recording, Snapshot};
 use crate::sandbox::{self, Sandbox, Snapshotting, StartError, StartSpec};
@@ -71,14 +73,17 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the memory file in `dir`. What of it is in the page cache counts as used from the start; the
+    /// Begins to watch the memory of the snapshot in `dir`, layered over that in `base`. What of it is in the page cache counts as used from the start; the
     /// monitor's own record tells which of it the guest really touched.
     ///
     /// # Errors
     /// When it cannot be watched.
-    pub fn start(dir: &Path) -> Result<Self, RecordingError> {
-        let memory = dir.join(MEMORY_FILE);
-        let recorder = Recorder::new(&memory).map_err(RecordingError::Watch)?;
+    pub fn start(dir: &Path, base: Option<&Path>) -> Result<Self, RecordingError> {
+        let recorder = match base {
+            None => Recorder::new(&dir.join(MEMORY_FILE)),
+            Some(base) => Recorder::layered(dir, base),
+        };
+        let recorder = recorder.map_err(RecordingError::Watch)?;
         let (pid, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
         let (watched, told) = (Arc::clone(&pid), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
@@ -161,7 +166,7 @@ pub async fn end(
     let Recorded { snapshot, watch, recording } = recorded;
     let set = blocking(move || watch.finish()).await?;
     let staged = snapshots::stage(service, function).await.ok_or(RecordingError::NoRoom)?;
-    if service.settings(function).kind == config::SnapshotKind::Init {
+    if service.settings(function).kind == SnapshotKind::Init {
         sandbox.touched(staged.path()).await.map_err(RecordingError::Snapshot)?;
     }
     Ok(Used { snapshot, recording, set, staged })
@@ -177,12 +182,18 @@ pub async fn keep_init(
     used: Used,
 ) -> Result<PagingRecord, RecordingError> {
     let Used { snapshot, recording, set, staged } = used;
-    for name in [MEMORY_FILE, STATE_FILE] {
+    let inherited = snapshot.base.as_ref().map(|_| INHERITED_FILE);
+    for name in [MEMORY_FILE, STATE_FILE].into_iter().chain(inherited) {
         let (from, to) = (snapshot.dir.join(name), staged.path().join(name));
         std::fs::hard_link(&from, to).map_err(|source| RecordingError::Link { path: from, source })?;
     }
-    let checksum = snapshot.record.memory_checksum.clone();
-    store(service, function, SnapshotKind::Init, checksum, staged, set, recording).await
+    let made = Made {
+        kind: SnapshotKind::Init,
+        memory_checksum: snapshot.record.memory_checksum.clone(),
+        base: snapshot.base.clone(),
+        staged,
+    };
+    store(service, function, made, set, recording).await
 }
 
 /// Takes the warm snapshot and gives the sandbox back, if it is still of use, with what was made or why nothing.
@@ -193,10 +204,14 @@ pub async fn keep_warm(
     sandbox: Sandbox,
     used: Used,
 ) -> (Option<Sandbox>, Result<PagingRecord, RecordingError>) {
-    let Used { recording, set, staged, .. } = used;
+    let Used { snapshot, recording, set, staged } = used;
     let (sandbox, taken) = warm(service, spec, sandbox, &staged).await;
     let made = match taken {
-        Ok(checksum) => store(service, function, SnapshotKind::Warm, checksum, staged, set, recording).await,
+        Ok(memory_checksum) => {
+            let base = snapshot.base.clone();
+            let made = Made { kind: SnapshotKind::Warm, memory_checksum, base, staged };
+            store(service, function, made, set, recording).await
+        }
         Err(error) => Err(error),
     };
     (sandbox, made)
@@ -222,15 +237,24 @@ async fn warm(
     }
 }
 
+/// A snapshot to be stored with the files for its quick restore.
+struct Made {
+    kind: SnapshotKind,
+    memory_checksum: String,
+    base: Option<Base>,
+    staged: StagedDir,
+}
+
 async fn store(
     service: &Arc<Service>,
     function: &FunctionRecord,
-    kind: SnapshotKind,
-    memory_checksum: String,
-    staged: StagedDir,
+    made: Made,
     used: WorkingSet,
     recording: Recording,
 ) -> Result<PagingRecord, RecordingError> {
+    let Made { kind, memory_checksum, base, staged } = made;
+    let options =
+        BuildOptions { base: base.as_ref().map(|base| base.dir.clone()), ..BuildOptions::default() };
     let mut new = NewSnapshot {
         function: function.name.clone(),
         code_image: function.code.image.clone(),
@@ -238,10 +262,11 @@ async fn store(
         memory_checksum,
         kind,
         paging: None,
+        base: base.map(|base| base.reference),
     };
     let store = service.store.clone();
     let stored = blocking(move || {
-        let built = build(staged.path(), &used, &BuildOptions::default()).map_err(RecordingError::Build)?;
+        let built = build(staged.path(), &used, &options).map_err(RecordingError::Build)?;
         let paging = paging(&built);
         new.paging = Some(paging);
         let record = store.put_snapshot(new, staged).map_err(RecordingError::Store)?;

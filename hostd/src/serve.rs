@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mote_api::{FunctionError, RestoreMode, ServedBy};
+use mote_api::{FunctionError, Identity, RestoreMode, ServedBy};
 use mote_protocol::{InvokeSpec, ResultKind};
-use mote_store::{FunctionRecord, PagingRecord};
+use mote_store::{FunctionRecord, PagingRecord, SnapshotKind};
 use tokio::sync::oneshot;
 
-use crate::config::SnapshotKind;
+use crate::bases;
 use crate::function;
 use crate::logs::{FunctionLog, Tail};
 use crate::phases::Phases;
@@ -17,7 +17,7 @@ use crate::pool::{Build, Grant, Key, Lease, Recording, Refusal, Snapshot, Want};
 use crate::record::{self, Recorded};
 use crate::sandbox::{self, Ended, Paging, Restoring, Sandbox, Snapshotting, StartError, StartSpec};
 use crate::service::Service;
-use crate::snapshots;
+use crate::snapshots::{self, Written};
 use crate::text::{chain, unix_ms};
 
 /// How often a call starts over because its function was changed or its snapshot turned out to be of no use.
@@ -44,9 +44,28 @@ pub struct Call {
     pub mode: Option<RestoreMode>,
     /// If its snapshot is made by this call, record the next one on it whatever the configuration says.
     pub record: bool,
+    /// Start it without a base: it did not come up from one.
+    pub unlayered: bool,
 }
 
 impl Call {
+    /// A call nobody waits for, to be recorded.
+    pub fn warm_up(function: FunctionRecord, event: Bytes) -> Self {
+        let arn = Identity::default().function_arn(&function.name);
+        Self {
+            function,
+            event,
+            content_type: "application/json".to_owned(),
+            client_context: None,
+            arn,
+            request_id: uuid::Uuid::new_v4().to_string(),
+            want: Want::Restore,
+            mode: None,
+            record: false,
+            unlayered: false,
+        }
+    }
+
     fn timeout(&self) -> Duration {
         Duration::from_secs(u64::from(self.function.config.timeout_s))
     }
@@ -84,6 +103,9 @@ pub enum ServeError {
     /// The sandbox did not come up, and not by the function's fault.
     #[error("The function's sandbox did not start")]
     Start(#[source] StartError),
+    /// It did not come up from its base.
+    #[error("The function's sandbox did not start from its base")]
+    Base(#[source] StartError),
     /// The sandbox broke during the call.
     #[error("The function's sandbox broke during the call")]
     Broken(#[source] sandbox::SessionError),
@@ -338,6 +360,7 @@ async fn obtain(
 ) -> Result<(Ready, Key), ServeError> {
     let patience = service.config.sandbox.queue_timeout();
     let mut booted_in_vain = false;
+    let mut lost = 0;
     for _ in 0..ATTEMPTS {
         let fingerprint = service.fingerprint(&call.function);
         let key = function::key(&call.function, &fingerprint);
@@ -360,18 +383,36 @@ async fn obtain(
             Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, Origin::Warm), key)),
             Grant::Restore(lease, snapshot, recording) => {
                 let mode = call.mode.unwrap_or_else(|| service.settings(&call.function).mode);
-                match restore(service, &spec, &key, snapshot, mode, recording, log, lease, phases).await? {
-                    Some(ready) => return Ok((ready, key)),
-                    None => continue,
+                let from = Arc::clone(&snapshot);
+                match restore(service, &spec, &key, snapshot, mode, recording, log, lease, phases).await {
+                    Ok(Some(ready)) => return Ok((ready, key)),
+                    Ok(None) => {}
+                    Err(ServeError::Start(error)) if lost < 2 => {
+                        tracing::warn!(function = %call.function.name, error = %chain(&error), "Restoring again");
+                        phases.lap("failed-restore");
+                        lost += 1;
+                        // Not by chance, then.
+                        if lost == 2 {
+                            snapshots::give_up(service, &key, &from).await;
+                        }
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             Grant::Cold(lease, build) => {
                 match boot(service, call, &spec, &fingerprint, log, lease, build, phases, tail).await {
                     // Nothing of the function has run yet: a guest kernel that died is worth a second one.
-                    Err(ServeError::Start(error @ StartError::BootFailed { .. })) if !booted_in_vain => {
+                    Err(ServeError::Start(
+                        error @ (StartError::BootFailed { .. } | StartError::Lost { .. }),
+                    )) if !booted_in_vain => {
                         tracing::warn!(function = %call.function.name, error = %chain(&error), "Booting again");
                         booted_in_vain = true;
                         phases.lap("failed-boot");
+                    }
+                    Err(ServeError::Base(error)) => {
+                        tracing::warn!(function = %call.function.name, error = %chain(&error), "Booting without a base");
+                        call.unlayered = true;
+                        phases.lap("failed-base");
                     }
                     ready => return ready.map(|ready| (ready, key)),
                 }
@@ -407,7 +448,8 @@ async fn restore(
     // Without a recorded call there is nothing to restore by but the memory file itself.
     let mode = if snapshot.record.paging.is_some() { mode } else { RestoreMode::Lazy };
     snapshots::prepare(service, snapshot, mode, phases).await;
-    let restoring = Restoring { snapshot: &snapshot.dir, mode, record: watch.is_some() };
+    let base = snapshot.base.as_ref().map(|base| base.dir.as_path());
+    let restoring = Restoring { snapshot: &snapshot.dir, base, mode, record: watch.is_some() };
     match sandbox::restore(spec, restoring, Arc::clone(log), lease, phases).await {
         Ok(sandbox) => {
             service.store.touch_snapshot(&snapshot.record);
@@ -438,11 +480,22 @@ async fn boot(
     phases: &mut Phases,
     tail: &mut Tail,
 ) -> Result<Ready, ServeError> {
-    let cold = match sandbox::cold(spec, Arc::clone(log), lease, phases, tail).await {
+    let base = match call.unlayered {
+        true => None,
+        false => bases::obtain(service, &call.function, spec, phases).await.map_err(ServeError::Start)?,
+    };
+    let cold = match &base {
+        Some(base) => sandbox::cold_from_base(spec, &base.dir, Arc::clone(log), lease, phases, tail).await,
+        None => sandbox::cold(spec, Arc::clone(log), lease, phases, tail).await,
+    };
+    let cold = match cold {
         Ok(cold) => cold,
         Err(error) => {
             let Some(body) = init_failure(&error, &call.request_id) else {
-                return Err(ServeError::Start(error));
+                if let (StartError::Incompatible(_), Some(base)) = (&error, &base) {
+                    bases::give_up(service, &base.reference).await;
+                }
+                return Err(if base.is_some() { ServeError::Base(error) } else { ServeError::Start(error) });
             };
             if let Some(build) = build {
                 build.failed(Arc::from(String::from_utf8_lossy(&body).into_owned()));
@@ -459,16 +512,9 @@ async fn boot(
     if let (Some(build), Some(staged)) = (build, staged) {
         match written {
             Ok(memory_checksum) => {
-                let record = call.record || service.records();
-                snapshots::commit(
-                    service,
-                    &call.function,
-                    fingerprint,
-                    memory_checksum,
-                    staged,
-                    build,
-                    record,
-                );
+                let record = call.record || service.settings(&call.function).records;
+                let written = Written { memory_checksum, base: base.map(|base| base.reference) };
+                snapshots::commit(service, &call.function, fingerprint, written, staged, build, record);
             }
             Err(error) => {
                 tracing::warn!(function = %call.function.name, error = %chain(&error), "No snapshot could be written");

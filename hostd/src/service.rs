@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use mote_api::RestoreMode;
 use mote_store::{FunctionRecord, Store, StoreError};
 
+use crate::bases::Bases;
 use crate::boot::BootFacts;
 use crate::census::meminfo;
-use crate::config::{Config, SnapshotKind};
-use crate::function;
+use crate::config::Config;
+use crate::function::{self, Settings};
 use crate::loaders::Loaders;
 use crate::logs::Logs;
 use crate::pool::Pool;
@@ -28,21 +28,14 @@ pub struct Service {
     pub pool: Arc<Pool>,
     /// What functions printed.
     pub logs: Logs,
+    /// Bases being made.
+    pub bases: Bases,
     /// Loading sets on their way into the page cache.
     pub loaders: Arc<Loaders>,
     /// Digest of the system image: a snapshot made by another is not restored.
     pub system: String,
     /// Packages unpacked at once: each is bound by the CPU and holds its zip.
     pub deploys: tokio::sync::Semaphore,
-}
-
-/// How snapshots of a function are taken and restored.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// What they hold.
-    pub kind: SnapshotKind,
-    /// How memory comes back.
-    pub mode: RestoreMode,
 }
 
 /// Packages unpacked at once.
@@ -55,6 +48,7 @@ impl Service {
         let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
         let service = Arc::new(Self {
             logs: Logs::new(config.log.function_lines),
+            bases: Bases::default(),
             loaders: Arc::default(),
             deploys: tokio::sync::Semaphore::new(DEPLOYS_AT_ONCE),
             config,
@@ -88,14 +82,8 @@ impl Service {
     }
 
     /// How snapshots of this function are taken and restored.
-    pub fn settings(&self, _record: &FunctionRecord) -> Settings {
-        Settings { kind: self.config.snapshot.kind, mode: self.config.snapshot.mode }
-    }
-
-    /// Whether calls are recorded: only where snapshots are restored by what was recorded.
-    pub fn records(&self) -> bool {
-        self.config.snapshot.kind == SnapshotKind::Warm
-            || matches!(self.config.snapshot.mode, RestoreMode::Faasnap | RestoreMode::Reap)
+    pub fn settings(&self, record: &FunctionRecord) -> Settings {
+        Settings::of(record, &self.config)
     }
 
     /// Makes a function callable, from its snapshot if that fits.
@@ -103,7 +91,7 @@ impl Service {
         let fingerprint = self.fingerprint(record);
         let snapshot = snapshots::usable(self, record, &fingerprint);
         let unrecorded = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
-        let record_due = unrecorded && self.records();
+        let record_due = unrecorded && self.settings(record).records;
         self.pool.register(&function::key(record, &fingerprint), snapshot, record_due);
     }
 

@@ -1,14 +1,18 @@
 //! Snapshots between the sandbox that makes one and the store that keeps it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mote_api::RestoreMode;
 use mote_snapshot::{MEMORY_FILE, cache};
-use mote_store::{FunctionRecord, NewSnapshot, SnapshotRecord, SnapshotState, StagedDir, Store};
+use mote_store::{BaseRef, FunctionRecord, NewSnapshot, SnapshotRecord, SnapshotState, StagedDir, Store};
 
+use crate::bases::{self, Base};
 use crate::phases::Phases;
 use crate::pool::{Build, Key, Snapshot};
 use crate::record::Watch;
+use crate::serve::{Call, serve};
 use crate::service::{Service, blocking};
 use crate::text::chain;
 
@@ -24,15 +28,21 @@ pub fn usable(service: &Service, record: &FunctionRecord, fingerprint: &str) -> 
             return None;
         }
     };
+    let has_base = snapshot.base.as_ref().is_none_or(
+        |base| matches!(service.store.base(&base.name), Ok(Some(found)) if found.dir == base.dir),
+    );
     let fits = snapshot.state == SnapshotState::Sound
         && snapshot.fingerprint == fingerprint
-        && snapshot.code_image == record.code.image;
+        && snapshot.code_image == record.code.image
+        && has_base;
     fits.then(|| handle(service, snapshot))
 }
 
 /// A snapshot of the store, ready for use.
 pub fn handle(service: &Service, record: SnapshotRecord) -> Snapshot {
-    Snapshot { dir: service.store.snapshot_path(&record), record }
+    let base =
+        record.base.clone().map(|reference| Base { dir: service.store.base_path(&reference), reference });
+    Snapshot { dir: service.store.snapshot_path(&record), base, record }
 }
 
 /// A folder for a new snapshot, room made by evicting older ones if need be. `None`: go on without a snapshot.
@@ -48,38 +58,65 @@ pub async fn stage(service: &Arc<Service>, function: &FunctionRecord) -> Option<
     }
 }
 
+/// What the monitor wrote.
+#[derive(Debug)]
+pub struct Written {
+    /// Checksum of the memory.
+    pub memory_checksum: String,
+    /// What it is layered over.
+    pub base: Option<BaseRef>,
+}
+
 /// Makes a written snapshot durable and restorable, behind the call that made it.
 pub fn commit(
     service: &Arc<Service>,
     function: &FunctionRecord,
     fingerprint: &str,
-    memory_checksum: String,
+    written: Written,
     staged: StagedDir,
     build: Build,
     record: bool,
 ) {
+    let Written { memory_checksum, base } = written;
     let new = NewSnapshot {
         function: function.name.clone(),
         code_image: function.code.image.clone(),
         fingerprint: fingerprint.to_owned(),
         memory_checksum,
+        base,
         ..NewSnapshot::default()
     };
-    let service = Arc::clone(service);
+    let (service, function) = (Arc::clone(service), function.clone());
     tokio::spawn(async move {
         let store = service.store.clone();
         match blocking(move || store.put_snapshot(new, staged)).await {
             Ok(stored) => {
                 tracing::info!(function = %stored.function, bytes = stored.stored_bytes, "Snapshot stored");
-                service.store.mark_verified(&stored);
-                let name = stored.function.clone();
+                service.store.mark_verified(&stored.dir);
                 if !build.done(handle(&service, stored), record) {
-                    tracing::info!(function = %name, "Snapshot is of a function since changed");
+                    tracing::info!(function = %function.name, "Snapshot is of a function since changed");
+                } else if let Some(event) = service.settings(&function).warm_up {
+                    warm_up(&service, function, event).await;
                 }
             }
             Err(error) => tracing::warn!(error = %chain(&error), "Snapshot could not be stored"),
         }
     });
+}
+
+/// Makes the call that is recorded, as the function's owner wishes. Boxed: this is called by what a call spawns.
+fn warm_up(
+    service: &Arc<Service>,
+    function: FunctionRecord,
+    event: Bytes,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let (service, name) = (Arc::clone(service), function.name.clone());
+    Box::pin(async move {
+        match serve(service, Call::warm_up(function, event)).await {
+            Ok(served) => tracing::info!(function = %name, failure = ?served.failure, "Warmed up"),
+            Err(error) => tracing::warn!(function = %name, error = %chain(&error), "Not warmed up"),
+        }
+    })
 }
 
 /// Verifies a snapshot's checksums at its first use after boot.
@@ -91,14 +128,20 @@ pub async fn verify_once(
     snapshot: &Arc<Snapshot>,
     phases: &mut Phases,
 ) -> Result<(), String> {
-    if service.store.is_verified(&snapshot.record) {
+    if let Some(base) = &snapshot.base
+        && let Err(problem) = bases::verify_once(service, base, phases).await
+    {
+        bases::give_up(service, &base.reference).await;
+        return Err(format!("its base: {problem}"));
+    }
+    if service.store.is_verified(&snapshot.record.dir) {
         return Ok(());
     }
     let verified = Arc::clone(snapshot);
     let result =
         blocking(move || mote_monitor::snapshot::verify_memory(&verified.dir).map_err(|error| chain(&error)));
     result.await?;
-    service.store.mark_verified(&snapshot.record);
+    service.store.mark_verified(&snapshot.record.dir);
     phases.lap("verify");
     Ok(())
 }
@@ -106,7 +149,8 @@ pub async fn verify_once(
 /// Begins to record a call on a snapshot. `None`: it goes on unrecorded.
 pub async fn watch(snapshot: &Arc<Snapshot>) -> Option<Watch> {
     let (watched, name) = (Arc::clone(snapshot), &snapshot.record.function);
-    match blocking(move || Watch::start(&watched.dir)).await {
+    let start = move || Watch::start(&watched.dir, watched.base.as_ref().map(|base| base.dir.as_path()));
+    match blocking(start).await {
         Ok(watch) => Some(watch),
         Err(error) => {
             tracing::warn!(function = %name, error = %chain(&error), "Call not recorded");
@@ -125,8 +169,12 @@ pub async fn prepare(
     match mode {
         RestoreMode::Faasnap => service.loaders.start(&snapshot.dir),
         RestoreMode::Cached => {
-            let memory = snapshot.dir.join(MEMORY_FILE);
-            if let Err(error) = blocking(move || cache::load_file(&memory)).await {
+            let base = snapshot.base.as_ref().map(|base| &base.dir);
+            let memories: Vec<_> =
+                base.into_iter().chain([&snapshot.dir]).map(|dir| dir.join(MEMORY_FILE)).collect();
+            let loaded =
+                blocking(move || memories.iter().try_for_each(|path| cache::load_file(path).map(drop)));
+            if let Err(error) = loaded.await {
                 tracing::warn!(%error, "Cannot load a memory file");
             }
             phases.lap("preload");
@@ -135,7 +183,7 @@ pub async fn prepare(
     }
 }
 
-/// Drops all files of a snapshot from the page cache; how many pages are still there.
+/// Drops all files of a snapshot, and its base's memory, from the page cache; how many pages are still there.
 ///
 /// # Errors
 /// As the system calls.
@@ -143,7 +191,8 @@ pub async fn evict_cache(snapshot: &Arc<Snapshot>) -> std::io::Result<u64> {
     let evicted = Arc::clone(snapshot);
     blocking(move || {
         let files = evicted.record.files.keys().map(|name| evicted.dir.join(name));
-        files.map(|path| cache::drop_file(&path)).sum()
+        let base = evicted.base.iter().map(|base| base.dir.join(MEMORY_FILE));
+        files.chain(base).map(|path| cache::drop_file(&path)).sum()
     })
     .await
 }

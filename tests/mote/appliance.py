@@ -155,6 +155,14 @@ class Appliance:
         with Qmp(self._qmp) as qmp:
             qmp.execute("system_powerdown")
 
+    def throttle_data(self, bytes_per_second: int = 0, reads_per_second: int = 0) -> None:
+        """Slows reads of the data disk down from now on; without limits, as fast as it is again."""
+        with Qmp(self._qmp) as qmp:
+            qmp.execute(
+                "block_set_io_throttle", device="data", bps=0, bps_rd=bytes_per_second, bps_wr=0,
+                iops=0, iops_rd=reads_per_second, iops_wr=0,
+            )
+
     def wait_off(self, limit_s: float = STOP_LIMIT_S) -> float:
         """Waits until the machine has switched itself off; seconds it took."""
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""The little of QEMU's machine protocol that a person at the front panel has: the power button."""
+"""The little of QEMU's machine protocol that the tests need: the power button, a disk that becomes slow."""
 
 import json
 import socket

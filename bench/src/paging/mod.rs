@@ -58,6 +58,43 @@ const PAGING: Comparison = Comparison {
     ratios: &[("lazy", "faasnap"), ("reap", "faasnap"), ("faasnap", "cached")],
 };
 
+/// The steps from lazy restores to ours, one at a time and each with those before it (figure 5.9).
+const STEPS: Comparison = Comparison {
+    name: "steps",
+    ways: &[
+        Way { name: "lazy", mode: "lazy", flags: &[], plan: None, cached: false },
+        // A loader reads the loading set meanwhile, by address.
+        Way {
+            name: "concurrent",
+            mode: "concurrent",
+            flags: &[],
+            plan: Some(Plan::Concurrent),
+            cached: false,
+        },
+        // In the order it is wanted.
+        Way { name: "groups", mode: "concurrent", flags: &[], plan: Some(Plan::Regions), cached: false },
+        // Zero pages are anonymous.
+        Way { name: "regions", mode: "regions", flags: &[], plan: Some(Plan::Regions), cached: false },
+        // What is loaded lies in one piece.
+        Way {
+            name: "loading-set",
+            mode: "faasnap",
+            flags: &["--no-populate"],
+            plan: Some(Plan::LoadingSet),
+            cached: false,
+        },
+        // Page tables are filled behind the loader.
+        Way { name: "faasnap", mode: "faasnap", flags: &[], plan: Some(Plan::LoadingSet), cached: false },
+    ],
+    ratios: &[
+        ("lazy", "concurrent"),
+        ("lazy", "groups"),
+        ("lazy", "regions"),
+        ("lazy", "loading-set"),
+        ("lazy", "faasnap"),
+    ],
+};
+
 /// What to measure, and where.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -109,9 +146,14 @@ impl Options {
     }
 }
 
-/// Runs the comparison.
+/// Compares the ways there are.
 pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
     compare(&PAGING, options, runs)
+}
+
+/// Compares the steps that lead to the best of them.
+pub fn steps(options: &Options, runs: u32) -> Outcome<Report> {
+    compare(&STEPS, options, runs)
 }
 
 fn compare(comparison: &Comparison, options: &Options, runs: u32) -> Outcome<Report> {

@@ -24,6 +24,7 @@ mod system;
 mod time;
 mod types;
 pub mod web;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ pub use error::{ApiError, ThrottleReason};
 pub use platform::Platform;
 pub use serve::{ServeError, ServeLimits, serve};
 pub use types::*;
+pub use wishes::Wishes;
 
 use app::App;
 
@@ -46,11 +48,15 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("PUT", "/2015-03-31/functions/{name}/code"),
     ("GET, PUT", "/2015-03-31/functions/{name}/configuration"),
     ("POST", "/2015-03-31/functions/{name}/invocations"),
+    ("GET, POST, DELETE", "/2017-03-31/tags/{arn}"),
     ("ANY", "/function/{name}/{path}"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/system/status"),
     ("GET, DELETE", "/system/sandboxes"),
+    ("GET", "/system/snapshots"),
+    ("POST", "/system/snapshots/{name}/record"),
+    ("POST", "/system/snapshots/{name}/evict-cache"),
     ("GET", "/system/logs?function={name}&limit={lines}"),
     ("POST", "/system/shutdown"),
     ("POST", "/system/reboot"),

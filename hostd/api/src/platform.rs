@@ -1,5 +1,6 @@
 //! What the front door asks of the machine behind it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 
 use serde_json::Value;
@@ -60,6 +61,14 @@ pub trait Platform: Send + Sync + 'static {
         request: UpdateConfiguration,
     ) -> impl Future<Output = Result<Function, ApiError>> + Send;
 
+    /// Gives a function other tags.
+    fn set_tags(
+        &self,
+        caller: &Caller,
+        name: &str,
+        tags: BTreeMap<String, String>,
+    ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
     /// Removes a function and everything that belongs to it.
     fn delete_function(
         &self,
@@ -86,7 +95,7 @@ pub trait Platform: Send + Sync + 'static {
     /// Puts all idle sandboxes away and says how many, once they are gone.
     fn evict_idle(&self) -> impl Future<Output = Result<u64, ApiError>> + Send;
 
-    /// The snapshots there are, as a JSON array.
+    /// The snapshots there are, and what they are layered over, as a JSON object.
     fn snapshots(&self) -> impl Future<Output = Result<Value, ApiError>> + Send;
 
     /// Drops the files of a function's snapshot from the page cache: what is measured next reads the disk.

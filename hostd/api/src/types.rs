@@ -90,6 +90,8 @@ pub struct CreateFunction {
     pub environment: BTreeMap<String, String>,
     /// `["x86_64"]`.
     pub architectures: Vec<String>,
+    /// Within Lambda's limits; those of this system are [`Wishes`](crate::Wishes).
+    pub tags: BTreeMap<String, String>,
     /// A version was to be published; there are none yet, so `$LATEST` is what the caller gets.
     pub publish: bool,
     /// The uploaded archive, at most 50 MiB and not looked into yet.
@@ -159,6 +161,8 @@ pub struct Function {
     pub environment: BTreeMap<String, String>,
     /// Such as `["x86_64"]`.
     pub architectures: Vec<String>,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
     /// Bytes of the uploaded archive.
     pub code_size: u64,
     /// SHA-256 of the uploaded archive, standard base64.

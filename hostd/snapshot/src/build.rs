@@ -13,7 +13,9 @@ use crate::pages::{PageSet, Run};
 use crate::regions::{IN_PLACE_PAGES, LOADING_GAP, MERGE_GAP, Region, fitting, loading_set};
 use crate::source::{Source, read_runs};
 use crate::working_set::WorkingSet;
-use crate::{LAYOUT_FILE, LOADING_FILE, MEMORY_FILE, PAGE_SIZE, TOUCHED_FILE, WORKING_FILE, zero};
+use crate::{
+    LAYOUT_FILE, LOADING_FILE, MEMORY_FILE, PAGE_SIZE, TOUCHED_FILE, WORKING_FILE, WRITTEN_FILE, zero,
+};
 
 /// How much is copied at a time.
 const CHUNK: usize = 1 << 20;
@@ -77,6 +79,8 @@ pub struct Built {
     pub loading_pages: u64,
     /// Regions mapped from it.
     pub loading_regions: u64,
+    /// Pages of it the guest is expected to write to.
+    pub written_pages: u64,
     /// Pages of the loading set that stay in the memory file.
     pub in_place_pages: u64,
     /// Pages of the working-set file.
@@ -133,7 +137,7 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
     if scan.pages != working_set.memory_pages() {
         return Err(BuildError::Size { path, recorded: working_set.memory_pages(), found: scan.pages });
     }
-    let touched = recorded(&dir.join(TOUCHED_FILE), scan.pages)?;
+    let touched = recorded(&dir.join(TOUCHED_FILE), scan.pages)?.unwrap_or_default();
     let regions = select(working_set, &touched, &all_non_zero, options);
     let (in_place, loading): (Vec<Region>, Vec<Region>) =
         regions.into_iter().partition(|region| region.run.pages >= options.in_place_pages);
@@ -141,6 +145,12 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
     let working = if options.working { touched } else { PageSet::default() };
 
     let runs: Vec<Run> = loading.iter().map(|region| region.run).collect();
+    let covered = PageSet::from_runs(runs.clone());
+    let written = match recorded(&dir.join(WRITTEN_FILE), scan.pages)? {
+        // Not recorded: any may be.
+        None => covered,
+        Some(written) => written.bridged(options.loading_gap).intersection(&covered),
+    };
     let loading_checksum = copy(&memory, &path, &runs, &dir.join(LOADING_FILE))?;
     let working_checksum =
         if options.working { copy(&memory, &path, working.runs(), &dir.join(WORKING_FILE))? } else { 0 };
@@ -152,6 +162,7 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         loading_set_pages: working_set.pages().intersection(&all_non_zero).len(),
         loading_pages: runs.iter().map(|run| run.pages).sum(),
         loading_regions: runs.len() as u64,
+        written_pages: written.len(),
         in_place_pages: in_place.iter().map(|region| region.run.pages).sum(),
         working_pages: working.len(),
     };
@@ -166,6 +177,7 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         loading,
         in_place,
         working,
+        written,
     };
     let path = dir.join(LAYOUT_FILE);
     create(&path)
@@ -263,11 +275,8 @@ pub fn file_checksum(path: &Path) -> io::Result<u64> {
 }
 
 /// Pages in a list the monitor recorded, if it did.
-fn recorded(path: &Path, memory_pages: u64) -> Result<PageSet, BuildError> {
-    match read_runs(path, memory_pages) {
-        Ok(pages) => Ok(pages.unwrap_or_default()),
-        Err(source) => Err(BuildError::Read { path: path.to_owned(), source }),
-    }
+fn recorded(path: &Path, memory_pages: u64) -> Result<Option<PageSet>, BuildError> {
+    read_runs(path, memory_pages).map_err(|source| BuildError::Read { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -330,6 +339,7 @@ mod tests {
             }
             prop_assert!(restored == content);
             prop_assert_eq!(at, loading.len() as u64);
+            prop_assert_eq!(layout.written.len(), layout.loading_pages());
             prop_assert_eq!(file_checksum(&dir.path().join(LOADING_FILE)).unwrap(), layout.loading_checksum);
             let mut expected = Vec::new();
             for page in touched.iter().filter(|page| *page < PAGES) {

@@ -22,7 +22,7 @@ use crate::{LAYOUT_FILE, PAGE_SIZE};
 const MAGIC: [u8; 8] = *b"MOTELAYO";
 
 /// Version of the payload.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const HEADER: usize = 32;
 const CHECKED_HEADER: usize = 24;
@@ -77,6 +77,9 @@ pub struct Layout {
     pub in_place: Vec<Region>,
     /// Pages that are in the working-set file, one after the other in this order.
     pub working: PageSet,
+    /// Pages of the loading set the guest is expected to write to, so that each sandbox needs its own; the others stay
+    /// those of the file, which all share.
+    pub written: PageSet,
 }
 
 impl Layout {
@@ -109,7 +112,7 @@ impl Layout {
         put(self.memory_checksum);
         put(self.loading_checksum);
         put(self.working_checksum);
-        for runs in [&self.non_zero, &self.working, &self.inherited] {
+        for runs in [&self.non_zero, &self.working, &self.inherited, &self.written] {
             put(runs.runs().len() as u64);
             runs.runs().iter().for_each(|run| [run.page, run.pages].into_iter().for_each(&mut put));
         }
@@ -166,6 +169,7 @@ impl Layout {
         layout.non_zero = words.runs(layout.memory_pages)?;
         layout.working = words.runs(layout.memory_pages)?;
         layout.inherited = words.runs(layout.memory_pages)?;
+        layout.written = words.runs(layout.memory_pages)?;
         if layout.non_zero.runs().len() + layout.inherited.runs().len() > 2 * REGION_LIMIT {
             return Err("it has more regions than can be mapped");
         }
@@ -250,8 +254,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_layout() -> impl Strategy<Value = Layout> {
-        (any_set(), any_set(), any_set(), any_set(), any::<[u64; 3]>()).prop_map(
-            |(non_zero, used, working, inherited, sums)| {
+        (any_set(), any_set(), any_set(), any_set(), any_set(), any::<[u64; 3]>()).prop_map(
+            |(non_zero, used, working, inherited, written, sums)| {
                 let mut set = WorkingSet::new(400);
                 let pages: Vec<u64> = used.iter().collect();
                 set.absorb((0..400).map(|page| pages.contains(&page)));
@@ -265,6 +269,7 @@ mod tests {
                     non_zero,
                     inherited,
                     working,
+                    written,
                 }
             },
         )

@@ -48,3 +48,5 @@ pub const WORKING_FILE: &str = "working";
 pub const INHERITED_FILE: &str = "inherited";
 /// Runs of pages the guest touched since it was restored, written by the monitor beside `memory`.
 pub const TOUCHED_FILE: &str = "touched";
+/// Of these the runs it wrote to.
+pub const WRITTEN_FILE: &str = "written";

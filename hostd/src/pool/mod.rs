@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use book::{Book, Decision};
 pub use book::{Key, Want};
 
+use crate::bases::Base;
 use crate::sandbox::Sandbox;
 
 /// What a monitor process needs beside the guest's memory, MiB.
@@ -25,6 +26,8 @@ const MONITOR_OVERHEAD_MB: u64 = 8;
 pub struct Snapshot {
     /// Its folder.
     pub dir: PathBuf,
+    /// What it is layered over.
+    pub base: Option<Base>,
     /// Its record.
     pub record: SnapshotRecord,
 }

@@ -9,7 +9,10 @@ mod start;
 pub use monitor::MonitorError;
 pub use paging::Paging;
 pub use session::SessionError;
-pub use start::{Restoring, Settled, Snapshotting, StartError, StartSpec, cold, restore, resume};
+pub use start::{
+    CODE_DRIVE_MIB, Restoring, Settled, Snapshotting, StartError, StartSpec, base, cold, cold_from_base,
+    restore, resume,
+};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +25,6 @@ use crate::pool::Lease;
 use monitor::Monitor;
 use run_dir::RunDir;
 use session::Session;
-
-/// How long a broken sandbox's monitor is waited for, to hear why it ended.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A live microVM whose runtime waits for an event. Dropping it kills the monitor and removes its files; the
 /// memory lease goes last.
@@ -194,17 +194,13 @@ impl Sandbox {
         }
         let bound = Duration::from_millis(u64::from(scrub_ms.unwrap_or(0)));
         let Self { id, monitor, session, log, dir, lease, .. } = self;
-        start::quiesce(session, &log, bound).await?;
+        start::quiesce(session, bound, &mut |bytes| log.append(bytes)).await?;
         Ok(Settled { id, monitor, log, dir, lease })
     }
 
     /// What monitor and guest said last, for people who want to know why the sandbox broke.
     pub async fn last_words(&mut self) -> String {
-        let monitor = match tokio::time::timeout(LAST_WORDS, self.monitor.exited()).await {
-            Ok(error) => error.to_string(),
-            Err(_) => "The monitor still runs".to_owned(),
-        };
-        format!("{monitor}; console ends with: {}", self.dir.serial_tail())
+        start::last_words(&mut self.monitor, &self.dir).await
     }
 
     /// Ends the microVM and waits until nothing is left of it.

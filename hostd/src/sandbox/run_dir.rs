@@ -44,6 +44,15 @@ impl RunDir {
         self.path.join("monitor.log")
     }
 
+    /// Makes an empty file, for a drive with nothing on it.
+    ///
+    /// # Errors
+    /// As creating a file.
+    pub fn empty_file(&self) -> io::Result<PathBuf> {
+        let path = self.path.join("empty");
+        File::create(&path).map(|_| path)
+    }
+
     /// The end of the serial log, for people.
     pub fn serial_tail(&self) -> String {
         tail(&self.serial())

@@ -1,4 +1,4 @@
-//! The two ways to a sandbox: a cold boot (with a snapshot made on the way) and a restore.
+//! The ways to a sandbox: a cold start, from nothing or from a base (with a snapshot made on the way), and a restore.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -21,8 +21,14 @@ use crate::pool::Lease;
 /// Bound on the agent settling everything before a snapshot, and on a connection to it.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a broken sandbox's monitor is waited for, to hear why it ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Command line of every guest: runtime image as root, agent as init; a panic or reboot ends the monitor.
 const GUEST_CMDLINE: &str = "root=/dev/vda ro init=/mote/agent";
+
+/// Size of the drive with the function's code as guests see it; images are smaller, see `package.max_unpacked_mb`.
+pub const CODE_DRIVE_MIB: u64 = 1024;
 
 /// Everything needed to start one function's sandbox.
 #[derive(Debug, Clone)]
@@ -90,6 +96,15 @@ pub enum StartError {
     /// The session broke.
     #[error("The guest agent could not be talked to")]
     Session(#[source] SessionError),
+    /// The guest did not come back from its snapshot.
+    #[error("The microVM did not come back ({said})")]
+    Lost {
+        /// What was last heard of it.
+        said: String,
+        /// What was noticed.
+        #[source]
+        source: SessionError,
+    },
     /// The snapshot does not fit this machine or is damaged: rebuild it.
     #[error("The snapshot cannot be restored here")]
     Incompatible(#[source] MonitorError),
@@ -128,10 +143,76 @@ pub async fn cold(
     let id = new_id();
     let log = Writer::new(log, Arc::clone(&id));
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
-    let listener = UnixListener::bind(dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
-    let mut monitor =
-        Monitor::spawn(&boot_arguments(spec, &dir), dir.complaints()).map_err(StartError::Monitor)?;
+    let (monitor, session) = boot(spec, Code::Own, &dir, phases).await?;
+    initialise(spec, session, identity(&id), &log, phases, tail).await?;
+    Ok(Settled { id, monitor, log, dir, lease })
+}
 
+/// Brings a microVM up to a function's snapshot point from a base: kernel, agent and interpreter are up already.
+///
+/// # Errors
+/// As for a boot; [`StartError::Incompatible`] when the base cannot be restored.
+pub async fn cold_from_base(
+    spec: &StartSpec,
+    base: &Path,
+    log: Arc<FunctionLog>,
+    lease: Lease,
+    phases: &mut Phases,
+    tail: &mut Tail,
+) -> Result<Settled, StartError> {
+    let id = new_id();
+    let log = Writer::new(log, Arc::clone(&id));
+    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
+    let restoring = Restoring { snapshot: base, base: Some(base), mode: RestoreMode::Lazy, record: false };
+    let (monitor, session, identity) = bring_back(spec, restoring, &id, &dir, phases).await?;
+    initialise(spec, session, identity, &log, phases, tail).await?;
+    Ok(Settled { id, monitor, log, dir, lease })
+}
+
+/// Makes a base: boots a microVM without a function, has the agent start the runtime's interpreter, and writes the
+/// snapshot into `into`. Returns the checksum of its memory; of the microVM nothing is left.
+///
+/// # Errors
+/// When the guest does not come up, or its snapshot cannot be written.
+pub async fn base(spec: &StartSpec, into: &Path, phases: &mut Phases) -> Result<String, StartError> {
+    let id = new_id();
+    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
+    let (mut monitor, mut session) = boot(spec, Code::None, &dir, phases).await?;
+    let prewarm = HostMessage::Prewarm { runtime: spec.function.runtime.clone() };
+    session.send(&prewarm, &[]).await.map_err(StartError::Session)?;
+    wait_ready(&mut session, spec.init_timeout, &mut |_| {}).await?;
+    quiesce(session, Duration::ZERO, &mut |_| {}).await?;
+    phases.lap("base-init");
+    monitor.pause().await.map_err(StartError::Monitor)?;
+    let checksum = monitor.snapshot(into, spec.restore_timeout).await.map_err(StartError::Monitor)?;
+    monitor.kill().await;
+    phases.lap("base-snapshot");
+    Ok(checksum)
+}
+
+/// What is on the drive for the function's code.
+#[derive(Debug, Clone, Copy)]
+enum Code {
+    /// The code.
+    Own,
+    /// Nothing: it is put there when the snapshot is restored.
+    None,
+}
+
+/// Boots a kernel and waits for its agent.
+async fn boot(
+    spec: &StartSpec,
+    code: Code,
+    dir: &RunDir,
+    phases: &mut Phases,
+) -> Result<(Monitor, Session), StartError> {
+    let listener = UnixListener::bind(dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
+    let code = match code {
+        Code::Own => spec.code.clone(),
+        Code::None => dir.empty_file().map_err(StartError::Folder)?,
+    };
+    let arguments = boot_arguments(spec, code, dir);
+    let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
     let boot_deadline = Instant::now() + spec.boot_timeout;
     let came_up = async {
         monitor.running().await.map_err(StartError::Monitor)?;
@@ -146,27 +227,44 @@ pub async fn cold(
         let seconds = spec.boot_timeout.as_secs();
         Err(StartError::BootTimeout { seconds, console: dir.serial_tail() })
     })?;
-    let mut session = Session::accepted(stream);
     phases.lap("boot");
-
-    let start = HostMessage::Start { function: spec.function.clone(), identity: identity(&id) };
-    session.send(&start, &[]).await.map_err(StartError::Session)?;
-    let initialised = wait_ready(&mut session, &log, tail);
-    let ready = tokio::time::timeout(spec.init_timeout, initialised).await;
-    ready.unwrap_or(Err(StartError::InitTimeout { seconds: spec.init_timeout.as_secs() }))?;
-    phases.lap("init");
-
-    quiesce(session, &log, Duration::ZERO).await?;
-    Ok(Settled { id, monitor, log, dir, lease })
+    Ok((monitor, Session::accepted(stream)))
 }
 
+/// Has the agent start the function, and settle once it waits for its first event.
+async fn initialise(
+    spec: &StartSpec,
+    mut session: Session,
+    identity: Identity,
+    log: &Writer,
+    phases: &mut Phases,
+    tail: &mut Tail,
+) -> Result<(), StartError> {
+    let start = HostMessage::Start { function: spec.function.clone(), identity };
+    session.send(&start, &[]).await.map_err(StartError::Session)?;
+    let mut keep = |bytes: &[u8]| {
+        log.append(bytes);
+        tail.append(bytes);
+    };
+    wait_ready(&mut session, spec.init_timeout, &mut keep).await?;
+    phases.lap("init");
+    quiesce(session, Duration::ZERO, &mut |bytes| log.append(bytes)).await
+}
+
+/// Takes what the function prints.
+pub(super) type Keep<'a> = &'a mut (dyn FnMut(&[u8]) + Send);
+
 /// Has the agent settle everything and close the session, which may take `longer` than usual.
-pub(super) async fn quiesce(mut session: Session, log: &Writer, longer: Duration) -> Result<(), StartError> {
+pub(super) async fn quiesce(
+    mut session: Session,
+    longer: Duration,
+    keep: Keep<'_>,
+) -> Result<(), StartError> {
     session.send(&HostMessage::Quiesce, &[]).await.map_err(StartError::Session)?;
     let closed = async {
         while let Some(frame) = session.receive().await? {
             if let AgentMessage::Log { .. } = frame.message {
-                log.append(&frame.body);
+                keep(&frame.body);
             }
         }
         Ok(())
@@ -178,22 +276,24 @@ pub(super) async fn quiesce(mut session: Session, log: &Writer, longer: Duration
     }
 }
 
-async fn wait_ready(session: &mut Session, log: &Writer, tail: &mut Tail) -> Result<(), StartError> {
-    loop {
-        let frame = session.receive().await.map_err(StartError::Session)?;
-        let frame = frame.ok_or(StartError::Session(SessionError::Closed))?;
-        match frame.message {
-            AgentMessage::Log { .. } => {
-                log.append(&frame.body);
-                tail.append(&frame.body);
-            }
-            AgentMessage::Ready { .. } => return Ok(()),
-            AgentMessage::Failed { .. } => return Err(StartError::Init { body: frame.body }),
-            AgentMessage::Resumed { .. } | AgentMessage::Result { .. } => {
-                return Err(StartError::Session(SessionError::Closed));
+/// Waits until the runtime, or the function, is initialised.
+async fn wait_ready(session: &mut Session, bound: Duration, keep: Keep<'_>) -> Result<(), StartError> {
+    let ready = async {
+        loop {
+            let frame = session.receive().await.map_err(StartError::Session)?;
+            let frame = frame.ok_or(StartError::Session(SessionError::Closed))?;
+            match frame.message {
+                AgentMessage::Log { .. } => keep(&frame.body),
+                AgentMessage::Ready { .. } => return Ok(()),
+                AgentMessage::Failed { .. } => return Err(StartError::Init { body: frame.body }),
+                // Of a base: it had nothing to wait for.
+                AgentMessage::Resumed { .. } => {}
+                AgentMessage::Result { .. } => return Err(StartError::Session(SessionError::Closed)),
             }
         }
-    }
+    };
+    let seconds = bound.as_secs();
+    tokio::time::timeout(bound, ready).await.unwrap_or(Err(StartError::InitTimeout { seconds }))
 }
 
 /// Takes the snapshot, if one is wanted, and lets the microVM go on as a sandbox of its own identity.
@@ -215,7 +315,7 @@ pub async fn resume(
         monitor.resume().await.map_err(StartError::Monitor)?;
         phases.lap("snapshot");
     }
-    let session = open_session(&id, &dir, AGENT_TIMEOUT).await?;
+    let (session, _) = open_session(&id, &dir, &mut monitor, AGENT_TIMEOUT).await?;
     Ok((Sandbox { id, monitor, session, log, resuming: true, dir, lease }, written))
 }
 
@@ -224,6 +324,8 @@ pub async fn resume(
 pub struct Restoring<'a> {
     /// Folder of the snapshot.
     pub snapshot: &'a Path,
+    /// Folder of what it is layered over; the snapshot's own if what is made of it is to be layered over it.
+    pub base: Option<&'a Path>,
     /// How memory comes back.
     pub mode: RestoreMode,
     /// Have the monitor record which pages the guest touches.
@@ -244,7 +346,19 @@ pub async fn restore(
     let id = new_id();
     let log = Writer::new(log, Arc::clone(&id));
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
-    let arguments = restore_arguments(spec, restoring, &dir);
+    let (monitor, session, _) = bring_back(spec, restoring, &id, &dir, phases).await?;
+    Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
+}
+
+/// Restores a microVM and tells its agent who it is now.
+async fn bring_back(
+    spec: &StartSpec,
+    restoring: Restoring<'_>,
+    id: &str,
+    dir: &RunDir,
+    phases: &mut Phases,
+) -> Result<(Monitor, Session, Identity), StartError> {
+    let arguments = restore_arguments(spec, restoring, dir);
     let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
     match tokio::time::timeout(spec.restore_timeout, monitor.running()).await {
         Ok(Ok(())) => {}
@@ -258,27 +372,44 @@ pub async fn restore(
         }
     }
     phases.lap("restore");
-    let session = open_session(&id, &dir, spec.restore_timeout).await?;
+    let (session, identity) = open_session(id, dir, &mut monitor, spec.restore_timeout).await?;
     phases.lap("connect");
-    Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
+    Ok((monitor, session, identity))
 }
 
-async fn open_session(id: &str, dir: &RunDir, bound: Duration) -> Result<Session, StartError> {
+async fn open_session(
+    id: &str,
+    dir: &RunDir,
+    monitor: &mut Monitor,
+    bound: Duration,
+) -> Result<(Session, Identity), StartError> {
     let vsock = dir.vsock();
+    let identity = identity(id);
     let open = async {
         let mut session = Session::connect(&vsock, AGENT_PORT).await?;
-        session.send(&HostMessage::Resume { identity: identity(id) }, &[]).await?;
+        session.send(&HostMessage::Resume { identity: identity.clone() }, &[]).await?;
         Ok(session)
     };
-    tokio::time::timeout(bound, open)
-        .await
-        .unwrap_or(Err(SessionError::Refused { port: AGENT_PORT }))
-        .map_err(StartError::Session)
+    let opened = tokio::time::timeout(bound, open).await;
+    match opened.unwrap_or(Err(SessionError::Refused { port: AGENT_PORT })) {
+        Ok(session) => Ok((session, identity)),
+        Err(source) => Err(StartError::Lost { said: last_words(monitor, dir).await, source }),
+    }
 }
 
-fn boot_arguments(spec: &StartSpec, dir: &RunDir) -> Vec<OsString> {
-    let mut drive = spec.code.clone().into_os_string();
-    drive.push(":ro");
+/// What monitor and guest said last, for people who want to know why a sandbox broke.
+pub(super) async fn last_words(monitor: &mut Monitor, dir: &RunDir) -> String {
+    let monitor = match tokio::time::timeout(LAST_WORDS, monitor.exited()).await {
+        Ok(error) => error.to_string(),
+        Err(_) => "the monitor still runs".to_owned(),
+    };
+    format!("{monitor}; its console ends with: {}", dir.serial_tail())
+}
+
+fn boot_arguments(spec: &StartSpec, code: PathBuf, dir: &RunDir) -> Vec<OsString> {
+    let mut drive = code.into_os_string();
+    // Of one size whatever is on it: a guest does not take another size from a snapshot.
+    drive.push(format!(":ro:{CODE_DRIVE_MIB}"));
     let mut rootfs = spec.rootfs.clone().into_os_string();
     rootfs.push(":ro");
     vec![
@@ -323,6 +454,9 @@ fn restore_arguments(spec: &StartSpec, restoring: Restoring<'_>, dir: &RunDir) -
         "--serial".into(),
         dir.serial().into(),
     ];
+    if let Some(base) = restoring.base {
+        arguments.extend(["--base".into(), base.into()]);
+    }
     if restoring.record {
         arguments.push("--record".into());
     }

@@ -8,11 +8,12 @@
 //! export.journal   every change since, fsynced        ┘
 //! db/              sled: the same records, to answer reads
 //! images/          code images, named by records
-//! snapshots/       snapshot folders, named by records
+//! snapshots/       folders of snapshots and bases, named by records
 //! tmp/             staged, emptied when the store is opened
 //! lost/            files whose records a damaged journal lost
 //! ```
 
+mod bases;
 mod database;
 mod error;
 mod export;
@@ -43,12 +44,13 @@ use serde_json::value::to_raw_value;
 pub use error::{OpenError, StoreError};
 pub use files::{StagedDir, StagedFile};
 pub use model::{
-    CodeRecord, FunctionConfig, FunctionRecord, NewCode, NewSnapshot, PagingRecord, SnapshotKind,
-    SnapshotRecord, SnapshotState,
+    BaseRecord, BaseRef, CodeRecord, FunctionConfig, FunctionRecord, NewBase, NewCode, NewSnapshot,
+    PagingRecord, SnapshotKind, SnapshotRecord, SnapshotState,
 };
 pub use recovery::{BrokenCode, Recovery};
 pub use space::Space;
 
+use files::discard;
 use log::{Log, Reader};
 use records::Change;
 
@@ -69,6 +71,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Prefixes of the records' keys.
 const FUNCTION: &str = "function/";
 const SNAPSHOT: &str = "snapshot/";
+/// Sorts before snapshots: recovery knows the sound bases when it comes to what is layered over them.
+const BASE: &str = "base/";
 
 /// Knobs of [`Store::open_with`].
 #[derive(Debug, Clone)]

@@ -43,6 +43,9 @@ pub struct FunctionConfig {
     pub architectures: Vec<String>,
     /// `Zip`.
     pub package_type: String,
+    /// Tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Where the code of a function is, and what it is.
@@ -100,6 +103,55 @@ pub struct SnapshotRecord {
     /// What was made for its quick restore; nothing before a call was recorded.
     #[serde(default)]
     pub paging: Option<PagingRecord>,
+    /// What it is layered over: its files hold only what differs.
+    #[serde(default)]
+    pub base: Option<BaseRef>,
+}
+
+/// Names a base as it was when something was layered over it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRef {
+    /// Name of the base.
+    pub name: String,
+    /// Its folder then: another one, another base.
+    pub dir: String,
+}
+
+/// A snapshot of a microVM before any function; see [`SnapshotRecord`] for what the fields have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// Its name, the key, as its maker chooses it.
+    pub name: String,
+    /// Digest of everything it depends on.
+    pub fingerprint: String,
+    /// Folder name under `snapshots/`; unique, never reused.
+    pub dir: String,
+    /// Checksum of the memory file.
+    pub memory_checksum: String,
+    /// Its files: name and length in bytes.
+    pub files: BTreeMap<String, u64>,
+    /// Bytes it takes on disk.
+    pub stored_bytes: u64,
+    /// When it was made, in milliseconds since 1970 UTC.
+    pub created_unix_ms: u64,
+}
+
+impl BaseRecord {
+    /// What snapshots over it note.
+    pub fn reference(&self) -> BaseRef {
+        BaseRef { name: self.name.clone(), dir: self.dir.clone() }
+    }
+}
+
+/// What the maker of a base says of it; see [`BaseRecord`] for the fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBase {
+    /// Its name.
+    pub name: String,
+    /// Digest of everything it depends on.
+    pub fingerprint: String,
+    /// Checksum of the memory file.
+    pub memory_checksum: String,
 }
 
 /// At which point of a function's life a snapshot was taken.
@@ -155,4 +207,6 @@ pub struct NewSnapshot {
     pub kind: SnapshotKind,
     /// What was made for its quick restore.
     pub paging: Option<PagingRecord>,
+    /// What it is layered over.
+    pub base: Option<BaseRef>,
 }

@@ -1,6 +1,6 @@
 //! What is done when the store is opened: files and records are made to agree again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::log::Found;
 use crate::records::Change;
 use crate::{
-    FUNCTION, FunctionRecord, IMAGES, LOST, OpenError, SNAPSHOT, SNAPSHOTS, SnapshotRecord, SnapshotState,
-    Store, StoreError, TMP, decode, files, put,
+    BASE, BaseRecord, FUNCTION, FunctionRecord, IMAGES, LOST, OpenError, SNAPSHOT, SNAPSHOTS, SnapshotRecord,
+    SnapshotState, Store, StoreError, TMP, decode, delete, files, put,
 };
 
 /// What opening the store found and mended.
@@ -21,6 +21,8 @@ pub struct Recovery {
     pub kept: Vec<PathBuf>,
     /// Functions whose snapshot was marked for rebuild: its files were missing or had the wrong size.
     pub rebuild: Vec<String>,
+    /// Bases that are no more: as above.
+    pub lost_bases: Vec<String>,
     /// Functions whose code image is missing or has the wrong size: they cannot be called until deployed again.
     pub broken_code: Vec<BrokenCode>,
     /// Bytes of an unfinished change cut off the end of the journal.
@@ -62,7 +64,8 @@ pub(crate) fn recover(store: &Store, found: Found, read_only: bool) -> Result<Re
         OpenError::Lost { path: root.clone(), reason: format!("{error}: {source}") }
     };
     let mut named = BTreeSet::new();
-    let mut rebuild = Vec::new();
+    let mut changes = Vec::new();
+    let mut bases = BTreeSet::new();
     for (key, text) in &found.contents {
         if key.starts_with(FUNCTION) {
             let function: FunctionRecord = decode(key, text).map_err(lost)?;
@@ -72,24 +75,34 @@ pub(crate) fn recover(store: &Store, found: Found, read_only: bool) -> Result<Re
                 recovery.broken_code.push(BrokenCode { function: function.name, image, problem });
             }
             named.insert(path);
+        } else if key.starts_with(BASE) {
+            let base: BaseRecord = decode(key, text).map_err(lost)?;
+            let path = store.path(SNAPSHOTS, &base.dir);
+            if is_sound(&path, &base.dir, &base.files) {
+                named.insert(path);
+                bases.insert(base.dir);
+            } else {
+                recovery.lost_bases.push(base.name.clone());
+                changes.push(delete(BASE, &base.name));
+            }
         } else if key.starts_with(SNAPSHOT) {
             let mut snapshot: SnapshotRecord = decode(key, text).map_err(lost)?;
             let path = store.snapshot_path(&snapshot);
-            let unsound = |(name, size): (&String, &u64)| check(&path.join(name), *size, name);
             if snapshot.state == SnapshotState::Sound {
-                if is_name(&snapshot.dir) && snapshot.files.iter().find_map(unsound).is_none() {
+                let has_base = snapshot.base.as_ref().is_none_or(|base| bases.contains(&base.dir));
+                if has_base && is_sound(&path, &snapshot.dir, &snapshot.files) {
                     named.insert(path);
                     continue;
                 }
                 recovery.rebuild.push(snapshot.function.clone());
                 snapshot.state = SnapshotState::Rebuild;
                 snapshot.stored_bytes = 0;
-                rebuild.push(put(SNAPSHOT, &snapshot.function, &snapshot).map_err(lost)?);
+                changes.push(put(SNAPSHOT, &snapshot.function, &snapshot).map_err(lost)?);
             }
         }
     }
     if !read_only {
-        mark(store, rebuild);
+        mark(store, changes);
         sweep(root, &named, &mut recovery).map_err(|source| OpenError::Io { path: root.clone(), source })?;
     }
     Ok(recovery)
@@ -103,6 +116,11 @@ fn mark(store: &Store, changes: Vec<Change>) {
     {
         tracing::warn!(%error, "Snapshots to rebuild not recorded");
     }
+}
+
+/// Whether all files of a folder are there as its record has it.
+fn is_sound(path: &Path, dir: &str, files: &BTreeMap<String, u64>) -> bool {
+    is_name(dir) && files.iter().all(|(name, size)| check(&path.join(name), *size, name).is_none())
 }
 
 /// What is wrong with a file that a record names, if anything.

@@ -32,7 +32,7 @@ impl Store {
     }
 
     /// Takes over a snapshot in place of the function's previous one. [`StoreError::Stale`] if the function has
-    /// other code by now, [`StoreError::NotFound`] if it is gone.
+    /// other code by now or what it is layered over is gone, [`StoreError::NotFound`] if the function is.
     pub fn put_snapshot(&self, new: NewSnapshot, files: StagedDir) -> Result<SnapshotRecord, StoreError> {
         self.current(&self.0.log, &new)?;
         let sealed = files.seal().map_err(|e| self.told(e))?;
@@ -51,23 +51,24 @@ impl Store {
             memory_checksum: new.memory_checksum,
             kind: new.kind,
             paging: new.paging,
+            base: new.base,
         };
         let path = self.snapshot_path(&record);
         files.take(&path).map_err(|e| self.told(e))?;
         let changed = put(SNAPSHOT, &record.function, &record).and_then(|change| turn.apply(vec![change]));
         self.settled(changed, path)?;
         // What this process has just written needs no verification by it.
-        self.mark_verified(&record);
+        self.mark_verified(&record.dir);
         lock(&self.0.used).insert(record.dir.clone(), record.created_unix_ms);
         drop(turn);
         self.forget(old);
         Ok(record)
     }
 
-    /// Checks that a function still has the code a snapshot was made with.
+    /// Checks that a function still has the code a snapshot was made with, and its base is there.
     fn current(&self, from: &impl Reader, new: &NewSnapshot) -> Result<(), StoreError> {
         let function = self.expect(from, &new.function, None)?;
-        if function.code.image == new.code_image {
+        if function.code.image == new.code_image && self.has_base(from, new.base.as_ref())? {
             Ok(())
         } else {
             Err(StoreError::Stale { name: new.function.clone() })
@@ -98,14 +99,14 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the checksums of this snapshot have been verified (or it was made) since the store was opened.
-    pub fn is_verified(&self, snapshot: &SnapshotRecord) -> bool {
-        lock(&self.0.verified).contains(&snapshot.dir)
+    /// Whether the checksums of the snapshot or base in this folder have been verified (or it was made) since the store was opened.
+    pub fn is_verified(&self, dir: &str) -> bool {
+        lock(&self.0.verified).contains(dir)
     }
 
-    /// Notes that the checksums of this snapshot are right.
-    pub fn mark_verified(&self, snapshot: &SnapshotRecord) {
-        lock(&self.0.verified).insert(snapshot.dir.clone());
+    /// Notes that they are right.
+    pub fn mark_verified(&self, dir: &str) {
+        lock(&self.0.verified).insert(dir.to_owned());
     }
 
     /// Notes that this snapshot is used now, for [`Store::evict`]. Cheap; after a power cut the last minute of it
@@ -134,7 +135,7 @@ impl Store {
     }
 
     /// Removes snapshots, least recently used first, never one of a function in `keep`, until `bytes` bytes are
-    /// free; returns the functions whose snapshot went. Code is never evicted. [`StoreError::NoSpace`], and
+    /// free, then bases nothing is layered over; returns the functions whose snapshot went. Code is never evicted. [`StoreError::NoSpace`], and
     /// nothing removed, if all of them would not make enough room.
     pub fn evict(&self, bytes: u64, keep: &BTreeSet<String>) -> Result<Vec<String>, StoreError> {
         let mut victims = Vec::new();
@@ -142,9 +143,17 @@ impl Store {
         if free >= bytes {
             return Ok(victims);
         }
-        let mut candidates = self.snapshots()?;
-        candidates.retain(|s| s.state == SnapshotState::Sound && !keep.contains(&s.function));
-        let stored = candidates.iter().fold(0_u64, |sum, s| sum.saturating_add(s.stored_bytes));
+        let (mut candidates, kept): (Vec<_>, Vec<_>) = self
+            .snapshots()?
+            .into_iter()
+            .filter(|snapshot| snapshot.state == SnapshotState::Sound)
+            .partition(|snapshot| !keep.contains(&snapshot.function));
+        let needed: BTreeSet<&str> =
+            kept.iter().filter_map(|snapshot| Some(snapshot.base.as_ref()?.dir.as_str())).collect();
+        let bases = self.bases()?;
+        let bases =
+            bases.iter().filter(|base| !needed.contains(base.dir.as_str())).map(|base| base.stored_bytes);
+        let stored = candidates.iter().map(|s| s.stored_bytes).chain(bases).fold(0, u64::saturating_add);
         if free.saturating_add(stored) < bytes {
             return Err(StoreError::NoSpace { needed: bytes, free });
         }
@@ -156,6 +165,13 @@ impl Store {
             if self.remove_snapshot(&candidate.function)? {
                 victims.push(candidate.function);
             }
+            free = self.space()?.free;
+        }
+        for base in self.unused_bases()? {
+            if free >= bytes {
+                break;
+            }
+            self.remove_base(&base.reference())?;
             free = self.space()?.free;
         }
         Ok(victims)

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use common::{check, code, config, files, snapshot};
+use common::{base, check, code, config, files, layered, snapshot};
 use mote_store::{Options, Recovery, Store, StoreError};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -275,5 +275,22 @@ fn a_disk_that_becomes_read_only_is_noticed() {
         assert_eq!(store.functions().unwrap(), [function]);
         drop(store);
         rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH).unwrap();
+    });
+}
+
+#[test]
+fn a_base_makes_room_once_nothing_is_over_it() {
+    on_small_disk(16 << 20, |root| {
+        let (store, _) = Store::open_with(root, &no_reserve()).unwrap();
+        store.create_function("a", config(""), code(&store, "a", 1000).unwrap()).unwrap();
+        let used = base(&store, "x", 4 << 20);
+        layered(&store, "a", 1 << 20, Some(used.reference())).unwrap();
+        let wanted = store.space().unwrap().free + (4 << 20);
+        let keep = BTreeSet::from(["a".to_owned()]);
+        assert!(is_no_space(&store.evict(wanted, &keep)));
+        assert_eq!(store.bases().unwrap().len(), 1);
+        assert_eq!(store.evict(wanted, &BTreeSet::new()).unwrap(), ["a"]);
+        assert_eq!(store.bases().unwrap(), []);
+        check(root, &store);
     });
 }

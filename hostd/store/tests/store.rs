@@ -41,7 +41,7 @@ fn a_function_lives_and_dies() {
     }
 
     let first = snapshot(&store, "f", 10_000).unwrap();
-    assert!(store.is_verified(&first));
+    assert!(store.is_verified(&first.dir));
     let second = snapshot(&store, "f", 20_000).unwrap();
     assert_eq!(store.snapshots().unwrap(), std::slice::from_ref(&second));
     assert_eq!(second.files, BTreeMap::from([("memory".into(), 20_000), ("state".into(), 100)]));
@@ -154,7 +154,7 @@ fn a_bad_snapshot_is_marked_by_its_folder() {
     assert_eq!(store.snapshot("f").unwrap().unwrap(), new);
     store.mark_rebuild("f", &new.dir).unwrap();
     assert_eq!(store.snapshot("f").unwrap().unwrap().state, SnapshotState::Rebuild);
-    assert!(!store.is_verified(&new));
+    assert!(!store.is_verified(&new.dir));
     check(dir.path(), &store);
     assert!(store.remove_snapshot("f").unwrap());
     assert!(!store.remove_snapshot("f").unwrap());
@@ -170,9 +170,9 @@ fn verification_is_forgotten_when_opened_again() {
     let snapshot = snapshot(&store, "f", 10).unwrap();
     drop(store);
     let store = open(dir.path());
-    assert!(!store.is_verified(&snapshot));
-    store.mark_verified(&snapshot);
-    assert!(store.is_verified(&snapshot));
+    assert!(!store.is_verified(&snapshot.dir));
+    store.mark_verified(&snapshot.dir);
+    assert!(store.is_verified(&snapshot.dir));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
 use super::document::{Document, Table, Use};
-use super::environment;
+use super::{environment, tags};
 use crate::error::ApiError;
 use crate::name::Reference;
 use crate::types::{CreateFunction, Limits, UpdateCode, UpdateConfiguration};
@@ -61,7 +61,7 @@ const CREATE: &Table = &[
     ("Architectures", Use::Read),
     ("EphemeralStorage", Use::Read),
     ("LoggingConfig", Use::Read),
-    ("Tags", Use::Ignored),
+    ("Tags", Use::Read),
     ("TracingConfig", Use::Ignored),
     ("SnapStart", Use::Ignored),
     ("VpcConfig", NO_VPC),
@@ -129,6 +129,8 @@ const UPDATE_CONFIGURATION: &Table = &[
     ("AcceleratorConfig", NOT_HERE),
 ];
 
+const TAGS: &Table = &[("Tags", Use::Read)];
+
 const STORAGE: &Table = &[("Size", Use::Read)];
 
 const LOGGING: &Table = &[
@@ -164,6 +166,7 @@ pub fn create(body: &[u8], limits: &Limits) -> Result<CreateFunction, ApiError> 
         storage_mb: settings.storage_mb.unwrap_or(limits.default_storage_mb),
         environment: settings.environment.unwrap_or_default(),
         architectures: architectures(&document)?,
+        tags: read_tags(&document)?,
         publish: document.get("Publish")?.unwrap_or(false),
         zip: zip(&code, "Code.ZipFile")?,
     })
@@ -202,6 +205,17 @@ pub fn update_configuration(
         environment: settings.environment,
         revision_id: text(&document, "RevisionId", REVISION_LIMIT)?,
     })
+}
+
+/// Reads a TagResource document.
+pub fn tags(body: &[u8]) -> Result<BTreeMap<String, String>, ApiError> {
+    read_tags(&Document::parse(body, TAGS)?)
+}
+
+fn read_tags(document: &Document<'_>) -> Result<BTreeMap<String, String>, ApiError> {
+    let tags = document.get("Tags")?.unwrap_or_default();
+    tags::check(&tags)?;
+    Ok(tags)
 }
 
 /// What CreateFunction and UpdateFunctionConfiguration have in common.

@@ -43,6 +43,7 @@ fn everything_that_can_be_given() {
     assert_eq!(function.name, "a-b_C");
     assert_eq!((function.timeout_s, function.memory_mb, function.storage_mb), (900, 10_240, 10_240));
     assert_eq!(function.environment["KEY"], "value");
+    assert_eq!(function.tags["a"], "b");
     assert!(function.publish);
 }
 
@@ -54,6 +55,7 @@ fn what_is_wrong_is_named() {
         (json!({ "FunctionName": "a:1" }), "has a qualifier"),
         (json!({ "FunctionName": 7 }), "'FunctionName' is not what it should be"),
         (json!({ "Runtime": null }), "'Runtime' is missing"),
+        (json!({ "Tags": { "mote:restore": "quick" } }), "give lazy, cached, reap or faasnap"),
         (json!({ "Runtime": "cobol" }), "give one of python3.11"),
         (json!({ "Handler": null }), "'Handler' is missing"),
         (json!({ "Handler": "" }), "no handler"),

@@ -3,8 +3,10 @@
 mod document;
 mod environment;
 mod input;
+mod tags;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -35,7 +37,7 @@ const PAGE_LIMIT: usize = 50;
 /// Largest `MaxItems`; as on Lambda.
 const MAX_ITEMS: usize = 10_000;
 
-/// Where the function's name stands in `/2015-03-31/functions/{name}/…`.
+/// Where the function's name stands in `/2015-03-31/functions/{name}/…` and `/2017-03-31/tags/{arn}`.
 const NAME_SEGMENT: usize = 3;
 
 /// The routes.
@@ -50,6 +52,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
             get(get_configuration::<P>).put(update_configuration::<P>),
         )
         .route("/2015-03-31/functions/{name}/invocations", post(invocations::<P>))
+        .route("/2017-03-31/tags/{arn}", get(list_tags::<P>).post(tag::<P>).delete(untag::<P>))
 }
 
 /// The function a request's path and query name; `$LATEST` is the only version.
@@ -188,6 +191,47 @@ async fn update_configuration<P: Platform>(
     let wanted = input::update_configuration(reference.name, &body.bytes, &app.platform.limits())?;
     let function = app.platform.update_configuration(&caller, wanted).await?;
     Ok(shown(StatusCode::OK, &function, &identity))
+}
+
+async fn list_tags<P: Platform>(
+    State(app): State<Arc<App<P>>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (function, _, _) = look_up(&app, request).await?;
+    Ok(reply::json(StatusCode::OK, &json!({ "Tags": function.tags })))
+}
+
+async fn tag<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
+    let (reference, _) = named(&app, &request)?;
+    let caller = Caller::of(request.headers());
+    let body = document(&app, request.into_body(), "TagResource").await?;
+    let more = input::tags(&body.bytes)?;
+    let mut tags = app.platform.get_function(&caller, &reference.name).await?.tags;
+    tags.extend(more);
+    set_tags(&app, &caller, &reference.name, tags).await
+}
+
+async fn untag<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
+    let (reference, _) = named(&app, &request)?;
+    let caller = Caller::of(request.headers());
+    let query = request.uri().query().unwrap_or_default();
+    let gone = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "tagKeys");
+    let mut tags = app.platform.get_function(&caller, &reference.name).await?.tags;
+    for (_, key) in gone {
+        tags.remove(key.as_ref());
+    }
+    set_tags(&app, &caller, &reference.name, tags).await
+}
+
+async fn set_tags<P: Platform>(
+    app: &App<P>,
+    caller: &Caller,
+    name: &str,
+    tags: BTreeMap<String, String>,
+) -> Result<Response, ApiError> {
+    tags::check(&tags)?;
+    app.platform.set_tags(caller, name, tags).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn delete<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {

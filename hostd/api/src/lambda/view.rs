@@ -70,6 +70,6 @@ pub fn function(function: &Function, identity: &Identity, qualified: bool) -> Va
     json!({
         "Configuration": configuration(function, identity, qualified),
         "Code": { "RepositoryType": "Mote" },
-        "Tags": {},
+        "Tags": function.tags,
     })
 }

@@ -148,6 +148,7 @@ impl Platform for Memory {
             storage_mb: request.storage_mb,
             environment: request.environment,
             architectures: request.architectures,
+            tags: request.tags,
             code_size: request.zip.len() as u64,
             code_sha256: sha256(&request.zip),
             last_modified_unix_ms: unix_ms(),
@@ -209,6 +210,19 @@ impl Platform for Memory {
             set(&mut function.memory_mb, request.memory_mb);
             set(&mut function.storage_mb, request.storage_mb);
             set(&mut function.environment, request.environment);
+            Ok(true)
+        })
+    }
+
+    async fn set_tags(
+        &self,
+        caller: &Caller,
+        name: &str,
+        tags: BTreeMap<String, String>,
+    ) -> Result<Function, ApiError> {
+        self.note(caller);
+        self.change(name, None, |_, function| {
+            function.tags = tags;
             Ok(true)
         })
     }

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use super::Machine;
 use crate::control::RunState;
-use mote_snapshot::TOUCHED_FILE;
 use mote_snapshot::build::file_checksum;
 use mote_snapshot::source::{inherited_path, write_runs};
+use mote_snapshot::{TOUCHED_FILE, WRITTEN_FILE};
 
 use crate::memory::{self, DumpError};
 use crate::snapshot::{self, BaseInfo, DeviceRecords, MEMORY_FILE, STATE_FILE, SnapshotInfo, VmSnapshot};
@@ -131,7 +131,10 @@ impl Machine {
             return Ok(());
         }
         memory::touched_pages(&self.ram)
-            .and_then(|pages| write_runs(&dir.join(TOUCHED_FILE), &pages))
+            .and_then(|touched| {
+                write_runs(&dir.join(TOUCHED_FILE), &touched.all)?;
+                write_runs(&dir.join(WRITTEN_FILE), &touched.written)
+            })
             .map_err(SaveError::Touched)
     }
 

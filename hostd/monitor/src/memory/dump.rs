@@ -138,12 +138,24 @@ fn pages_of(ram: &GuestRam, range: &RamRange, base: Option<&Arc<File>>) -> Resul
 }
 
 /// Pages of guest memory this process or its guest has touched.
-pub(crate) fn touched_pages(ram: &GuestRam) -> io::Result<PageSet> {
-    let mut flags = Vec::new();
+pub(crate) fn touched_pages(ram: &GuestRam) -> io::Result<Touched> {
+    let mut entries = Vec::new();
     for range in ram.ranges() {
-        flags.extend(pagemap::entries(range)?.into_iter().map(|entry| entry != Entry::Absent));
+        entries.extend(pagemap::entries(range)?);
     }
-    Ok(PageSet::from_flags(flags))
+    Ok(Touched {
+        all: PageSet::from_flags(entries.iter().map(|entry| *entry != Entry::Absent)),
+        written: PageSet::from_flags(entries.iter().map(|entry| *entry == Entry::Own)),
+    })
+}
+
+/// What the guest touched.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    /// In any way.
+    pub(crate) all: PageSet,
+    /// By writing.
+    pub(crate) written: PageSet,
 }
 
 struct Writer<'a> {

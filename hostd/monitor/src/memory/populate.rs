@@ -1,6 +1,6 @@
-//! Filling the page tables in bulk, behind the loader, with pages of the guest's own: one that is there, and may be
-//! written to, costs the guest no fault of the host's. Sandboxes do not share these pages; each has its whole memory
-//! booked anyway.
+//! Filling the page tables in bulk, behind the loader: what is there costs the guest no fault of the host's. Pages it
+//! wrote to when it was recorded become its own, which is the dearer fault; the others stay those of the page cache,
+//! which all sandboxes of a function share.
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ const CHUNK: usize = 1 << 20;
 pub(crate) struct Extent {
     pub(crate) host: *mut u8,
     pub(crate) length: usize,
+    /// Whether the guest is expected to write to it: it gets pages of its own then, else those of the file.
+    pub(crate) write: bool,
 }
 
 // SAFETY: an address and a length; only `madvise` is given them.
@@ -36,14 +38,13 @@ impl Populator {
         let told = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("populate".to_owned()).spawn(move || {
             for extent in extents {
+                let advice = if extent.write { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
                 let mut done = 0;
                 while done < extent.length && !told.load(Ordering::Relaxed) {
                     let length = (extent.length - done).min(CHUNK);
                     // SAFETY: the range lies in guest memory, which outlives this thread; the advice changes
                     // nothing of its content.
-                    let failed = unsafe {
-                        libc::madvise(extent.host.add(done).cast(), length, libc::MADV_POPULATE_WRITE) != 0
-                    };
+                    let failed = unsafe { libc::madvise(extent.host.add(done).cast(), length, advice) != 0 };
                     // What cannot be mapped now (an I/O error, say) is the guest's to meet.
                     if failed {
                         return;

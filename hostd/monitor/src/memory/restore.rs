@@ -1,6 +1,7 @@
 //! Restore modes: which pieces of which file are laid over the anonymous base, and who fills the rest.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -223,13 +224,15 @@ pub(crate) fn restore(
                     ram.lay(region.run, &loading, at)?;
                     at += bytes(region.run.pages);
                     if options.populate {
-                        extents.extend(extents_of(ram.ranges(), region.run));
+                        extents.extend(extents_of(ram.ranges(), region.run, &layout.written));
                     }
                 }
             }
         }
         RestoreMode::Reap => {
             let layout = layout(dir, info)?;
+            // Only what has the right checksum is believed.
+            inherited(dir, info)?;
             let from = base.as_ref().map(|base| base.dir.as_path());
             let source = Source::open(dir, from).map_err(RestoreMemoryError::Prefetch)?;
             let pages = Paged::new(&ram, source).map_err(RestoreMemoryError::Paged)?;
@@ -246,9 +249,23 @@ pub(crate) fn restore(
     Ok(RestoredRam { ram, paged, populate: extents, exact, base })
 }
 
-/// Where in this process the pages of `run` are.
-fn extents_of(ranges: &[RamRange], run: Run) -> Vec<Extent> {
-    super::ram::split(ranges, run).into_iter().map(|(host, length)| Extent { host, length }).collect()
+/// Where in this process the pages of `run` are, those in `written` apart from the others.
+fn extents_of(ranges: &[RamRange], run: Run, written: &PageSet) -> Vec<Extent> {
+    let mut extents = Vec::new();
+    let mut add = |run: Range<u64>, write: bool| {
+        if !run.is_empty() {
+            let pieces = super::ram::split(ranges, Run::new(run)).into_iter();
+            extents.extend(pieces.map(|(host, length)| Extent { host, length, write }));
+        }
+    };
+    let mut from = run.page;
+    for own in written.within(run) {
+        add(from..own.page, false);
+        add(own.page..own.end(), true);
+        from = own.end();
+    }
+    add(from..run.end(), false);
+    extents
 }
 
 impl From<RestoreMemoryError> for crate::machine::StartError {
@@ -434,8 +451,9 @@ pub(crate) mod tests {
             restored.ram.memory().read_slice(&mut byte, GuestAddress(page * 4096)).unwrap();
         }
         restored.ram.memory().write_slice(&[1], GuestAddress(7000 * 4096)).unwrap();
-        let touched: Vec<u64> = touched_pages(&restored.ram).unwrap().iter().collect();
-        assert_eq!(touched, [3, 100, 101, 5000, 7000]);
+        let touched = touched_pages(&restored.ram).unwrap();
+        assert_eq!(touched.all.iter().collect::<Vec<_>>(), [3, 100, 101, 5000, 7000]);
+        assert_eq!(touched.written.iter().collect::<Vec<_>>(), [7000]);
     }
 
     #[test]

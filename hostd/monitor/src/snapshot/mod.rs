@@ -11,6 +11,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use mote_snapshot::build::file_checksum;
+use mote_snapshot::source::inherited_path;
 use mote_snapshot::{LAYOUT_FILE, Layout, WORKING_FILE};
 use serde::{Deserialize, Serialize};
 
@@ -229,9 +231,28 @@ pub fn verify_memory(dir: &Path) -> Result<SnapshotInfo, SnapshotError> {
             Err(SnapshotError::MemoryChecksum { path, recorded: info.memory_checksum.clone(), found })
         }
         Ok(_) => {
+            verify_inherited(dir, &info)?;
             verify_layout(dir, &info)?;
             Ok(info)
         }
+    }
+}
+
+/// The list of what comes from a base, if there is one.
+fn verify_inherited(dir: &Path, info: &SnapshotInfo) -> Result<(), SnapshotError> {
+    let Some(base) = &info.base else { return Ok(()) };
+    verify_file(inherited_path(dir), base.inherited_checksum)
+}
+
+/// Checks the checksum of a file.
+fn verify_file(path: PathBuf, recorded: u64) -> Result<(), SnapshotError> {
+    match file_checksum(&path) {
+        Err(source) => Err(SnapshotError::Io { path, source }),
+        Ok(found) if found != recorded => {
+            let (recorded, found) = (format!("{recorded:016x}"), format!("{found:016x}"));
+            Err(SnapshotError::MemoryChecksum { path, recorded, found })
+        }
+        Ok(_) => Ok(()),
     }
 }
 
@@ -250,19 +271,10 @@ fn verify_layout(dir: &Path, info: &SnapshotInfo) -> Result<(), SnapshotError> {
             found: named,
         });
     }
-    for (name, recorded) in [(LOADING_FILE, layout.loading_checksum), (WORKING_FILE, layout.working_checksum)]
-    {
-        let path = dir.join(name);
-        match mote_snapshot::build::file_checksum(&path) {
-            // The working set is only made where it is wanted.
-            Err(error) if name == WORKING_FILE && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(SnapshotError::Io { path, source }),
-            Ok(found) if found != recorded => {
-                let (recorded, found) = (format!("{recorded:016x}"), format!("{found:016x}"));
-                return Err(SnapshotError::MemoryChecksum { path, recorded, found });
-            }
-            Ok(_) => {}
-        }
+    verify_file(dir.join(LOADING_FILE), layout.loading_checksum)?;
+    match verify_file(dir.join(WORKING_FILE), layout.working_checksum) {
+        // The working set is only made where it is wanted.
+        Err(SnapshotError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        verified => verified,
     }
-    Ok(())
 }

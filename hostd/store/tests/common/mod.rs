@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use mote_store::{FunctionConfig, NewCode, NewSnapshot, SnapshotRecord, Store, StoreError};
+use mote_store::{
+    BaseRecord, BaseRef, FunctionConfig, NewBase, NewCode, NewSnapshot, SnapshotRecord, Store, StoreError,
+};
 
 pub fn config(note: &str) -> FunctionConfig {
     FunctionConfig {
@@ -21,6 +23,7 @@ pub fn config(note: &str) -> FunctionConfig {
         environment: BTreeMap::from([("NOTE".into(), note.into())]),
         architectures: vec!["x86_64".into()],
         package_type: "Zip".into(),
+        tags: BTreeMap::new(),
     }
 }
 
@@ -43,6 +46,16 @@ fn write(path: &Path, note: &str, size: usize) -> Result<(), StoreError> {
 }
 
 pub fn snapshot(store: &Store, name: &str, size: usize) -> Result<SnapshotRecord, StoreError> {
+    layered(store, name, size, None)
+}
+
+/// A snapshot over `base`.
+pub fn layered(
+    store: &Store,
+    name: &str,
+    size: usize,
+    base: Option<BaseRef>,
+) -> Result<SnapshotRecord, StoreError> {
     let dir = store.stage_dir(size as u64)?;
     write(&dir.path().join("state"), "state", 100)?;
     write(&dir.path().join("memory"), name, size)?;
@@ -52,9 +65,17 @@ pub fn snapshot(store: &Store, name: &str, size: usize) -> Result<SnapshotRecord
         code_image,
         fingerprint: "f".into(),
         memory_checksum: "c".into(),
+        base,
         ..NewSnapshot::default()
     };
     store.put_snapshot(new, dir)
+}
+
+pub fn base(store: &Store, name: &str, size: usize) -> BaseRecord {
+    let dir = store.stage_dir(size as u64).unwrap();
+    write(&dir.path().join("memory"), name, size).unwrap();
+    let new = NewBase { name: name.into(), fingerprint: "f".into(), memory_checksum: "c".into() };
+    store.put_base(new, dir).unwrap()
 }
 
 /// Everything under a root that is bytes of functions: relative paths.
@@ -78,10 +99,19 @@ pub fn check(root: &Path, store: &Store) {
         assert_eq!(bytes, content(&function.code.sha256_base64, usize::try_from(size).unwrap()));
         named.push(format!("images/{}", function.code.image));
     }
+    let mut bases = Vec::new();
+    for base in store.bases().unwrap() {
+        for (name, size) in &base.files {
+            assert_eq!(fs::metadata(store.base_path(&base.reference()).join(name)).unwrap().len(), *size);
+        }
+        named.push(format!("snapshots/{}", base.dir));
+        bases.push(base.dir);
+    }
     for snapshot in store.snapshots().unwrap() {
         let function = store.function(&snapshot.function).unwrap().expect("a snapshot has a function");
         assert_eq!(function.code.image, snapshot.code_image);
         if snapshot.state == mote_store::SnapshotState::Sound {
+            assert!(snapshot.base.as_ref().is_none_or(|base| bases.contains(&base.dir)));
             for (name, size) in &snapshot.files {
                 let path = store.snapshot_path(&snapshot).join(name);
                 assert_eq!(fs::metadata(path).unwrap().len(), *size);
