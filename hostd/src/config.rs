@@ -1,10 +1,12 @@
 //! Configuration: the built-in `mote.toml`, then the options of the kernel command line.
 
+use std::arch::x86_64::__cpuid;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mote_api::RestoreMode;
+use mote_snapshot::regions::WRITTEN_GAP;
 use mote_store::SnapshotKind;
 use serde::Deserialize;
 
@@ -66,9 +68,41 @@ pub struct Snapshot {
     pub kind: SnapshotKind,
     /// How memory is brought back.
     pub mode: RestoreMode,
+    /// Which pages of the loading set a sandbox is given as its own.
+    pub own_pages: OwnPages,
     /// Whether functions start from a base, and their snapshots hold what differs from it.
     pub layered: bool,
     scrub_ms: u64,
+}
+
+/// Which pages of the loading set a sandbox is given as its own before it touches them; the others are those of the page
+/// cache, until it writes to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnPages {
+    /// All: a page that is there, and may be written to, is the guest's without a fault.
+    All,
+    /// Those the recorded call wrote to: less is copied, and more is shared.
+    Written,
+    /// Written ones on an emulated processor, where copying a page costs more than a fault; all on others.
+    Auto,
+}
+
+impl OwnPages {
+    /// As [`BuildOptions::written_gap`](mote_snapshot::BuildOptions::written_gap) takes it.
+    pub fn written_gap(self) -> u64 {
+        match self {
+            Self::Written => WRITTEN_GAP,
+            Self::Auto if emulated() => WRITTEN_GAP,
+            Self::All | Self::Auto => u64::MAX,
+        }
+    }
+}
+
+/// Whether the processor is QEMU's emulated one, as it says itself.
+fn emulated() -> bool {
+    let leaf = __cpuid(0x4000_0000);
+    [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat() == b"TCGTCGTCGTCG"
 }
 
 /// `[paths]`

@@ -253,8 +253,11 @@ async fn store(
     recording: Recording,
 ) -> Result<PagingRecord, RecordingError> {
     let Made { kind, memory_checksum, base, staged } = made;
-    let options =
-        BuildOptions { base: base.as_ref().map(|base| base.dir.clone()), ..BuildOptions::default() };
+    let options = BuildOptions {
+        base: base.as_ref().map(|base| base.dir.clone()),
+        written_gap: service.config.snapshot.own_pages.written_gap(),
+        ..BuildOptions::default()
+    };
     let mut new = NewSnapshot {
         function: function.name.clone(),
         code_image: function.code.image.clone(),

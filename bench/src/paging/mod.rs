@@ -119,6 +119,10 @@ pub struct Options {
     /// Regions of the loading set closer than this many pages are merged.
     #[arg(long, default_value_t = mote_snapshot::regions::LOADING_GAP)]
     gap: u64,
+    /// Give the guest only those pages of the loading set as its own that it wrote to, and those between two such that
+    /// are nearer than this many pages [default: all].
+    #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+    written_gap: u64,
     /// Divide all sizes by this, to try things out.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     scale: u32,
@@ -142,7 +146,12 @@ impl Options {
             Pages::Touched => Selection::Touched,
             Pages::Tiered => Selection::Tiered,
         };
-        BuildOptions { selection, loading_gap: self.gap, ..BuildOptions::default() }
+        BuildOptions {
+            selection,
+            loading_gap: self.gap,
+            written_gap: self.written_gap,
+            ..BuildOptions::default()
+        }
     }
 }
 

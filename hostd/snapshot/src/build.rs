@@ -43,6 +43,9 @@ pub struct BuildOptions {
     pub mapping_gap: u64,
     /// Regions of the loading set at least this long stay in the memory file.
     pub in_place_pages: u64,
+    /// Pages of the loading set between two the guest wrote to count as written to if they are fewer than this;
+    /// `u64::MAX`: all of the loading set does.
+    pub written_gap: u64,
     /// Whether to write the working-set file, which only the mode `reap` needs.
     pub working: bool,
     /// Folder of the snapshot a layered one is based on.
@@ -56,6 +59,7 @@ impl Default for BuildOptions {
             loading_gap: LOADING_GAP,
             mapping_gap: MERGE_GAP,
             in_place_pages: IN_PLACE_PAGES,
+            written_gap: u64::MAX,
             working: true,
             base: None,
         }
@@ -147,9 +151,11 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
     let runs: Vec<Run> = loading.iter().map(|region| region.run).collect();
     let covered = PageSet::from_runs(runs.clone());
     let written = match recorded(&dir.join(WRITTEN_FILE), scan.pages)? {
-        // Not recorded: any may be.
-        None => covered,
-        Some(written) => written.bridged(options.loading_gap).intersection(&covered),
+        Some(written) if options.written_gap < u64::MAX => {
+            written.bridged(options.written_gap).intersection(&covered)
+        }
+        // Wished so, or not recorded.
+        _ => covered,
     };
     let loading_checksum = copy(&memory, &path, &runs, &dir.join(LOADING_FILE))?;
     let working_checksum =
@@ -318,7 +324,7 @@ mod tests {
             let pages = naive(&used);
             set.absorb((0..PAGES).map(|page| pages.contains(&page)));
             crate::source::write_runs(&dir.path().join(TOUCHED_FILE), &touched).unwrap();
-            let options = BuildOptions { selection, loading_gap: gap, mapping_gap: gap, in_place_pages: 20, working: true, base: None };
+            let options = BuildOptions { selection, loading_gap: gap, mapping_gap: gap, in_place_pages: 20, written_gap: gap, working: true, base: None };
             let built = build(dir.path(), &set, &options).unwrap();
             prop_assert_eq!(built.non_zero_pages, non_zero.len());
             prop_assert_eq!(built.working_pages, touched.len());

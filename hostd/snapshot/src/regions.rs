@@ -10,6 +10,10 @@ pub const MERGE_GAP: u64 = 32;
 /// pages between two of them.
 pub const LOADING_GAP: u64 = 4;
 
+/// Where only the pages the guest wrote to are given to it as its own: gaps shorter than this between them are as well,
+/// a call for each costs more.
+pub const WRITTEN_GAP: u64 = 8;
+
 /// Regions of the loading set at least this long stay in the memory file, and to the kernel's readahead: they are
 /// contiguous there as well, large pages of the page cache can be mapped only where file and memory are aligned
 /// alike, and a loader on the same pages only gets into the guest's way.
