@@ -19,6 +19,13 @@ const NOT_COUNTED: [&str; 1] = ["preload"];
 /// The phase in which the function runs; what comes before is set-up.
 const EXECUTION: &str = "invoke";
 
+/// How phases begin in which something was made good.
+const FAILED: &str = "failed-";
+/// What the appliance says of a microVM that ended during a call; emulated ones do, now and then.
+const BROKEN: &str = "broke during the call";
+/// How often a call is measured until it is not disturbed.
+const ATTEMPTS: u32 = 4;
+
 /// Names of counts in `X-Mote-Paging` that reports call otherwise.
 const RENAMED: [(&str, &str); 2] = [("minor", "minor_faults"), ("major", "major_faults")];
 
@@ -77,6 +84,8 @@ pub struct Sample {
     /// Milliseconds as the client saw it, less what does not count.
     pub total_ms: f64,
     figures: BTreeMap<String, f64>,
+    /// Something went wrong on the way and was made good: no measure of anything.
+    disturbed: bool,
 }
 
 impl Sample {
@@ -93,7 +102,8 @@ impl Sample {
         let mut figures: BTreeMap<String, f64> =
             answer.paging.into_iter().map(|(name, count)| (called(name), count)).collect();
         figures.extend([("setup_ms".to_owned(), setup), ("exec_ms".to_owned(), execution)]);
-        Self { total_ms, figures }
+        let disturbed = answer.phases.iter().any(|(name, _)| name.starts_with(FAILED));
+        Self { total_ms, figures, disturbed }
     }
 
     /// Adds what the disk did meanwhile.
@@ -113,7 +123,8 @@ impl Sample {
         for (name, value) in samples.iter().flat_map(|sample| &sample.figures) {
             *figures.entry(name.clone()).or_default() += value / count;
         }
-        Self { total_ms: samples.iter().map(|sample| sample.total_ms).sum::<f64>() / count, figures }
+        let total_ms = samples.iter().map(|sample| sample.total_ms).sum::<f64>() / count;
+        Self { total_ms, figures, disturbed: samples.iter().any(|sample| sample.disturbed) }
     }
 }
 
@@ -149,17 +160,45 @@ impl Place {
         let mut samples = Samples::default();
         for round in 0..=runs {
             for mode in turn(modes, round) {
-                self.client.put_away()?;
-                distinct.iter().try_for_each(|name| self.client.evict_cache(name))?;
-                let before = self.appliance.reads()?;
-                let mut sample = restore(&self.client, call, mode)?;
-                sample.read(before, self.appliance.reads()?);
+                let sample = self.sample(call, mode, &distinct, &restore)?;
                 if round > 0 {
                     samples.push(mode, sample);
                 }
             }
         }
         Ok(Part { modes: samples.modes(), ..Part::default() })
+    }
+
+    /// One sample. What the emulated processor spoilt is measured again, a few times.
+    fn sample(
+        &self,
+        call: &Call<'_>,
+        mode: &str,
+        names: &[&str],
+        restore: impl Fn(&Client, &Call<'_>, &str) -> Outcome<Sample>,
+    ) -> Outcome<Sample> {
+        let mut attempt = 1;
+        loop {
+            self.client.put_away()?;
+            names.iter().try_for_each(|name| self.client.evict_cache(name))?;
+            let before = self.appliance.reads()?;
+            let problem = match restore(&self.client, call, mode) {
+                Ok(mut sample) if !sample.disturbed => {
+                    sample.read(before, self.appliance.reads()?);
+                    return Ok(sample);
+                }
+                Ok(_) if attempt < ATTEMPTS => "a microVM was lost on the way and replaced".to_owned(),
+                Ok(_) => {
+                    return Err(
+                        format!("MicroVMs were lost in {ATTEMPTS} attempts to measure one call").into()
+                    );
+                }
+                Err(error) if attempt < ATTEMPTS && error.to_string().contains(BROKEN) => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            eprintln!("  {mode}, again: {problem}");
+            attempt += 1;
+        }
     }
 
     /// The same for one call at a time.
@@ -262,8 +301,11 @@ mod tests {
 
     #[test]
     fn calls_at_once_are_one_sample() {
-        let one =
-            |ms: f64| Sample { total_ms: ms, figures: BTreeMap::from([("minor".to_owned(), ms * 2.0)]) };
+        let one = |ms: f64| Sample {
+            total_ms: ms,
+            figures: BTreeMap::from([("minor".to_owned(), ms * 2.0)]),
+            disturbed: false,
+        };
         let mean = Sample::mean(&[one(10.0), one(30.0)]);
         assert!((mean.total_ms - 20.0).abs() < 1e-9 && (mean.figures["minor"] - 40.0).abs() < 1e-9);
     }

@@ -10,6 +10,7 @@ mod deploy;
 mod function;
 mod loaders;
 mod logs;
+mod obtain;
 mod phases;
 mod platform;
 mod pool;

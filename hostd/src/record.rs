@@ -42,10 +42,10 @@ pub enum RecordingError {
     #[error("The sandbox did not take its snapshot")]
     Sandbox(#[source] StartError),
     /// The monitor did not write it.
-    #[error("The warm snapshot could not be written")]
+    #[error("The recorded snapshot could not be written")]
     Snapshot(#[source] crate::sandbox::MonitorError),
     /// No room.
-    #[error("There is no room for the warm snapshot")]
+    #[error("There is no room for the recorded snapshot")]
     NoRoom,
     /// Its files cannot be made.
     #[error("The files for its quick restore could not be made")]
@@ -151,9 +151,11 @@ pub struct Used {
     recording: Recording,
     set: WorkingSet,
     staged: StagedDir,
+    working: bool,
 }
 
-/// Ends the recording of a call: what comes after it is no part of its working set. A few milliseconds.
+/// Ends the recording of a call: what comes after it is no part of its working set. A few milliseconds. `working`: the
+/// working-set file is wanted as well, which only the mode `reap` reads.
 ///
 /// # Errors
 /// When it was not recorded, or there is no room for what is made of it. The sandbox is none the worse.
@@ -162,6 +164,7 @@ pub async fn end(
     function: &FunctionRecord,
     sandbox: &mut Sandbox,
     recorded: Recorded,
+    working: bool,
 ) -> Result<Used, RecordingError> {
     let Recorded { snapshot, watch, recording } = recorded;
     let set = blocking(move || watch.finish()).await?;
@@ -169,7 +172,7 @@ pub async fn end(
     if service.settings(function).kind == SnapshotKind::Init {
         sandbox.touched(staged.path()).await.map_err(RecordingError::Snapshot)?;
     }
-    Ok(Used { snapshot, recording, set, staged })
+    Ok(Used { snapshot, recording, set, staged, working })
 }
 
 /// Makes the quick files for the snapshot the recorded call was restored from.
@@ -181,7 +184,7 @@ pub async fn keep_init(
     function: &FunctionRecord,
     used: Used,
 ) -> Result<PagingRecord, RecordingError> {
-    let Used { snapshot, recording, set, staged } = used;
+    let Used { snapshot, recording, set, staged, working } = used;
     let inherited = snapshot.base.as_ref().map(|_| INHERITED_FILE);
     for name in [MEMORY_FILE, STATE_FILE].into_iter().chain(inherited) {
         let (from, to) = (snapshot.dir.join(name), staged.path().join(name));
@@ -192,6 +195,7 @@ pub async fn keep_init(
         memory_checksum: snapshot.record.memory_checksum.clone(),
         base: snapshot.base.clone(),
         staged,
+        working,
     };
     store(service, function, made, set, recording).await
 }
@@ -204,12 +208,12 @@ pub async fn keep_warm(
     sandbox: Sandbox,
     used: Used,
 ) -> (Option<Sandbox>, Result<PagingRecord, RecordingError>) {
-    let Used { snapshot, recording, set, staged } = used;
+    let Used { snapshot, recording, set, staged, working } = used;
     let (sandbox, taken) = warm(service, spec, sandbox, &staged).await;
     let made = match taken {
         Ok(memory_checksum) => {
             let base = snapshot.base.clone();
-            let made = Made { kind: SnapshotKind::Warm, memory_checksum, base, staged };
+            let made = Made { kind: SnapshotKind::Warm, memory_checksum, base, staged, working };
             store(service, function, made, set, recording).await
         }
         Err(error) => Err(error),
@@ -243,6 +247,7 @@ struct Made {
     memory_checksum: String,
     base: Option<Base>,
     staged: StagedDir,
+    working: bool,
 }
 
 async fn store(
@@ -252,10 +257,11 @@ async fn store(
     used: WorkingSet,
     recording: Recording,
 ) -> Result<PagingRecord, RecordingError> {
-    let Made { kind, memory_checksum, base, staged } = made;
+    let Made { kind, memory_checksum, base, staged, working } = made;
     let options = BuildOptions {
         base: base.as_ref().map(|base| base.dir.clone()),
         written_gap: service.config.snapshot.own_pages.written_gap(),
+        working,
         ..BuildOptions::default()
     };
     let mut new = NewSnapshot {
