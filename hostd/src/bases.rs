@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mote_store::{BaseRecord, BaseRef, FunctionRecord, NewBase, Store};
+use mote_store::{BaseRef, FunctionRecord, NewBase, Store};
 
 use crate::function;
 use crate::phases::Phases;
@@ -24,6 +24,13 @@ pub struct Base {
     pub reference: BaseRef,
     /// Its folder.
     pub dir: PathBuf,
+}
+
+impl Base {
+    /// The base of that reference, in the store.
+    pub fn of(store: &Store, reference: BaseRef) -> Self {
+        Self { dir: store.base_path(&reference), reference }
+    }
 }
 
 /// The making of bases: one at a time of each kind, for whoever comes first.
@@ -80,7 +87,7 @@ async fn sound(service: &Arc<Service>, name: &str, fingerprint: &str, phases: &m
             return None;
         }
     };
-    let base = handle(&service.store, &record);
+    let base = Base::of(&service.store, record.reference());
     match verify_once(service, &base, phases).await {
         Ok(()) => Some(base),
         Err(problem) => {
@@ -89,11 +96,6 @@ async fn sound(service: &Arc<Service>, name: &str, fingerprint: &str, phases: &m
             None
         }
     }
-}
-
-fn handle(store: &Store, record: &BaseRecord) -> Base {
-    let reference = record.reference();
-    Base { dir: store.base_path(&reference), reference }
 }
 
 async fn make(
@@ -115,7 +117,7 @@ async fn make(
         Ok(record) => {
             phases.lap("base-stored");
             tracing::info!(base = %record.name, bytes = record.stored_bytes, "Base stored");
-            Ok(Some(handle(&service.store, &record)))
+            Ok(Some(Base::of(&service.store, record.reference())))
         }
         Err(error) => {
             tracing::warn!(error = %chain(&error), "Base could not be stored");
@@ -129,14 +131,7 @@ async fn make(
 /// # Errors
 /// What is wrong with it.
 pub async fn verify_once(service: &Arc<Service>, base: &Base, phases: &mut Phases) -> Result<(), String> {
-    if service.store.is_verified(&base.reference.dir) {
-        return Ok(());
-    }
-    let dir = base.dir.clone();
-    blocking(move || mote_monitor::snapshot::verify_memory(&dir).map_err(|error| chain(&error))).await?;
-    service.store.mark_verified(&base.reference.dir);
-    phases.lap("verify-base");
-    Ok(())
+    snapshots::verify_folder(service, &base.reference.dir, &base.dir, "verify-base", phases).await
 }
 
 /// A base is of no use, and nothing that is layered over it.

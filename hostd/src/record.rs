@@ -73,8 +73,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the memory of the snapshot in `dir`, layered over that in `base`. What of it is in the page cache counts as used from the start; the
-    /// monitor's own record tells which of it the guest really touched.
+    /// Begins to watch the memory of the snapshot in `dir`, layered over that in `base`. What of it is in the page cache
+    /// counts as used from the start; the monitor's own record tells which of it the guest really touched.
     ///
     /// # Errors
     /// When it cannot be watched.

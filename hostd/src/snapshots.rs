@@ -1,5 +1,6 @@
 //! Snapshots between the sandbox that makes one and the store that keeps it.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -28,20 +29,16 @@ pub fn usable(service: &Service, record: &FunctionRecord, fingerprint: &str) -> 
             return None;
         }
     };
-    let has_base = snapshot.base.as_ref().is_none_or(
-        |base| matches!(service.store.base(&base.name), Ok(Some(found)) if found.dir == base.dir),
-    );
     let fits = snapshot.state == SnapshotState::Sound
         && snapshot.fingerprint == fingerprint
         && snapshot.code_image == record.code.image
-        && has_base;
+        && matches!(service.store.is_complete(&snapshot), Ok(true));
     fits.then(|| handle(service, snapshot))
 }
 
 /// A snapshot of the store, ready for use.
 pub fn handle(service: &Service, record: SnapshotRecord) -> Snapshot {
-    let base =
-        record.base.clone().map(|reference| Base { dir: service.store.base_path(&reference), reference });
+    let base = record.base.clone().map(|reference| Base::of(&service.store, reference));
     Snapshot { dir: service.store.snapshot_path(&record), base, record }
 }
 
@@ -92,7 +89,6 @@ pub fn commit(
         match blocking(move || store.put_snapshot(new, staged)).await {
             Ok(stored) => {
                 tracing::info!(function = %stored.function, bytes = stored.stored_bytes, "Snapshot stored");
-                service.store.mark_verified(&stored.dir);
                 if !build.done(handle(&service, stored), record) {
                     tracing::info!(function = %function.name, "Snapshot is of a function since changed");
                 } else if let Some(event) = service.settings(&function).warm_up {
@@ -134,15 +130,28 @@ pub async fn verify_once(
         bases::give_up(service, &base.reference).await;
         return Err(format!("its base: {problem}"));
     }
-    if service.store.is_verified(&snapshot.record.dir) {
+    verify_folder(service, &snapshot.record.dir, &snapshot.dir, "verify", phases).await
+}
+
+/// Verifies the checksums of the folder `dir` of the store, at `path`, unless that was done since it was opened; the
+/// time it takes is the phase `lap`.
+///
+/// # Errors
+/// What is wrong with it.
+pub async fn verify_folder(
+    service: &Arc<Service>,
+    dir: &str,
+    path: &Path,
+    lap: &'static str,
+    phases: &mut Phases,
+) -> Result<(), String> {
+    if service.store.is_verified(dir) {
         return Ok(());
     }
-    let verified = Arc::clone(snapshot);
-    let result =
-        blocking(move || mote_monitor::snapshot::verify_memory(&verified.dir).map_err(|error| chain(&error)));
-    result.await?;
-    service.store.mark_verified(&snapshot.record.dir);
-    phases.lap("verify");
+    let path = path.to_owned();
+    blocking(move || mote_monitor::snapshot::verify_memory(&path).map_err(|error| chain(&error))).await?;
+    service.store.mark_verified(dir);
+    phases.lap(lap);
     Ok(())
 }
 

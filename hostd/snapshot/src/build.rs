@@ -83,8 +83,6 @@ pub struct Built {
     pub loading_pages: u64,
     /// Regions mapped from it.
     pub loading_regions: u64,
-    /// Pages of it the guest is expected to write to.
-    pub written_pages: u64,
     /// Pages of the loading set that stay in the memory file.
     pub in_place_pages: u64,
     /// Pages of the working-set file.
@@ -168,7 +166,6 @@ pub fn build(dir: &Path, working_set: &WorkingSet, options: &BuildOptions) -> Re
         loading_set_pages: working_set.pages().intersection(&all_non_zero).len(),
         loading_pages: runs.iter().map(|run| run.pages).sum(),
         loading_regions: runs.len() as u64,
-        written_pages: written.len(),
         in_place_pages: in_place.iter().map(|region| region.run.pages).sum(),
         working_pages: working.len(),
     };

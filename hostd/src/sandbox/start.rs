@@ -140,10 +140,8 @@ pub async fn cold(
     phases: &mut Phases,
     tail: &mut Tail,
 ) -> Result<Settled, StartError> {
-    let id = new_id();
-    let log = Writer::new(log, Arc::clone(&id));
-    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
-    let (monitor, session) = boot(spec, Code::Own, &dir, phases).await?;
+    let (id, log, dir) = begin(spec, log)?;
+    let (monitor, session) = boot(spec, spec.code.clone(), &dir, phases).await?;
     initialise(spec, session, identity(&id), &log, phases, tail).await?;
     Ok(Settled { id, monitor, log, dir, lease })
 }
@@ -160,9 +158,7 @@ pub async fn cold_from_base(
     phases: &mut Phases,
     tail: &mut Tail,
 ) -> Result<Settled, StartError> {
-    let id = new_id();
-    let log = Writer::new(log, Arc::clone(&id));
-    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
+    let (id, log, dir) = begin(spec, log)?;
     let restoring = Restoring { snapshot: base, base: Some(base), mode: RestoreMode::Lazy, record: false };
     let (monitor, session, identity) = bring_back(spec, restoring, &id, &dir, phases).await?;
     initialise(spec, session, identity, &log, phases, tail).await?;
@@ -177,7 +173,9 @@ pub async fn cold_from_base(
 pub async fn base(spec: &StartSpec, into: &Path, phases: &mut Phases) -> Result<String, StartError> {
     let id = new_id();
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
-    let (mut monitor, mut session) = boot(spec, Code::None, &dir, phases).await?;
+    // Nothing: the code is put there when the snapshot is restored.
+    let code = dir.empty_file().map_err(StartError::Folder)?;
+    let (mut monitor, mut session) = boot(spec, code, &dir, phases).await?;
     let prewarm = HostMessage::Prewarm { runtime: spec.function.runtime.clone() };
     session.send(&prewarm, &[]).await.map_err(StartError::Session)?;
     wait_ready(&mut session, spec.init_timeout, &mut |_| {}).await?;
@@ -190,27 +188,22 @@ pub async fn base(spec: &StartSpec, into: &Path, phases: &mut Phases) -> Result<
     Ok(checksum)
 }
 
-/// What is on the drive for the function's code.
-#[derive(Debug, Clone, Copy)]
-enum Code {
-    /// The code.
-    Own,
-    /// Nothing: it is put there when the snapshot is restored.
-    None,
+/// Name, log and folder of a new sandbox.
+fn begin(spec: &StartSpec, log: Arc<FunctionLog>) -> Result<(Arc<str>, Writer, RunDir), StartError> {
+    let id = new_id();
+    let log = Writer::new(log, Arc::clone(&id));
+    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
+    Ok((id, log, dir))
 }
 
-/// Boots a kernel and waits for its agent.
+/// Boots a kernel, `code` on the drive for the function's code, and waits for its agent.
 async fn boot(
     spec: &StartSpec,
-    code: Code,
+    code: PathBuf,
     dir: &RunDir,
     phases: &mut Phases,
 ) -> Result<(Monitor, Session), StartError> {
     let listener = UnixListener::bind(dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
-    let code = match code {
-        Code::Own => spec.code.clone(),
-        Code::None => dir.empty_file().map_err(StartError::Folder)?,
-    };
     let arguments = boot_arguments(spec, code, dir);
     let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
     let boot_deadline = Instant::now() + spec.boot_timeout;
@@ -343,9 +336,7 @@ pub async fn restore(
     lease: Lease,
     phases: &mut Phases,
 ) -> Result<Sandbox, StartError> {
-    let id = new_id();
-    let log = Writer::new(log, Arc::clone(&id));
-    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
+    let (id, log, dir) = begin(spec, log)?;
     let (monitor, session, _) = bring_back(spec, restoring, &id, &dir, phases).await?;
     Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
 }

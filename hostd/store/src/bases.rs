@@ -9,7 +9,7 @@ use crate::log::{Reader, Turn};
 use crate::records::Change;
 use crate::{
     BASE, BaseRecord, BaseRef, NewBase, SNAPSHOT, SNAPSHOTS, SnapshotRecord, SnapshotState, StagedDir, Store,
-    StoreError, delete, discard, lock, now_unix_ms, put,
+    StoreError, delete, now_unix_ms, put,
 };
 
 impl Store {
@@ -51,7 +51,7 @@ impl Store {
         self.settled(changed, path)?;
         self.mark_verified(&record.dir);
         drop(turn);
-        self.discard_folders(gone);
+        gone.iter().for_each(|folder| self.forget_folder(folder));
         Ok(record)
     }
 
@@ -65,7 +65,7 @@ impl Store {
         let (changes, gone) = self.without_base(&turn, &base.name)?;
         turn.apply(changes)?;
         drop(turn);
-        self.discard_folders(gone);
+        gone.iter().for_each(|folder| self.forget_folder(folder));
         Ok(())
     }
 
@@ -98,7 +98,11 @@ impl Store {
         Ok(unused)
     }
 
-    /// Whether a snapshot's base is there.
+    /// Whether what a snapshot is layered over is there, if it is.
+    pub fn is_complete(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
+        self.has_base(&self.0.log, snapshot.base.as_ref())
+    }
+
     pub(crate) fn has_base(&self, from: &impl Reader, base: Option<&BaseRef>) -> Result<bool, StoreError> {
         let Some(base) = base else { return Ok(true) };
         let found: Option<BaseRecord> = self.read(from, BASE, &base.name)?;
@@ -110,23 +114,14 @@ impl Store {
         let Some(old) = self.read::<BaseRecord>(turn, BASE, name)? else { return Ok(Default::default()) };
         let mut changes = vec![delete(BASE, name)];
         let mut gone = vec![old.dir.clone()];
-        for mut snapshot in self.list::<SnapshotRecord>(SNAPSHOT)? {
+        for snapshot in self.list::<SnapshotRecord>(SNAPSHOT)? {
             let layered = snapshot.base.as_ref().is_some_and(|base| base.dir == old.dir);
             if layered && snapshot.state == SnapshotState::Sound {
                 gone.push(snapshot.dir.clone());
-                snapshot.state = SnapshotState::Rebuild;
-                snapshot.stored_bytes = 0;
+                let snapshot = snapshot.given_up();
                 changes.push(put(SNAPSHOT, &snapshot.function, &snapshot)?);
             }
         }
         Ok((changes, gone))
-    }
-
-    fn discard_folders(&self, folders: Vec<String>) {
-        for folder in folders {
-            lock(&self.0.verified).remove(&folder);
-            lock(&self.0.used).remove(&folder);
-            discard(&self.path(SNAPSHOTS, &folder));
-        }
     }
 }

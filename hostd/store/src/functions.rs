@@ -156,10 +156,15 @@ impl Store {
     /// Removes the files of a snapshot that has no record any more.
     pub(crate) fn forget(&self, snapshot: Option<SnapshotRecord>) {
         if let Some(snapshot) = snapshot {
-            lock(&self.0.verified).remove(&snapshot.dir);
-            lock(&self.0.used).remove(&snapshot.dir);
-            discard(&self.path(SNAPSHOTS, &snapshot.dir));
+            self.forget_folder(&snapshot.dir);
         }
+    }
+
+    /// Removes a folder under `snapshots/` that no record names any more.
+    pub(crate) fn forget_folder(&self, dir: &str) {
+        lock(&self.0.verified).remove(dir);
+        lock(&self.0.used).remove(dir);
+        discard(&self.path(SNAPSHOTS, dir));
     }
 }
 

@@ -50,7 +50,6 @@ pub use model::{
 pub use recovery::{BrokenCode, Recovery};
 pub use space::Space;
 
-use files::discard;
 use log::{Log, Reader};
 use records::Change;
 

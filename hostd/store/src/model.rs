@@ -108,6 +108,13 @@ pub struct SnapshotRecord {
     pub base: Option<BaseRef>,
 }
 
+impl SnapshotRecord {
+    /// The same, to be made again: its files are of no use.
+    pub(crate) fn given_up(self) -> Self {
+        Self { state: SnapshotState::Rebuild, stored_bytes: 0, ..self }
+    }
+}
+
 /// Names a base as it was when something was layered over it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseRef {

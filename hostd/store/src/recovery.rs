@@ -86,7 +86,7 @@ pub(crate) fn recover(store: &Store, found: Found, read_only: bool) -> Result<Re
                 changes.push(delete(BASE, &base.name));
             }
         } else if key.starts_with(SNAPSHOT) {
-            let mut snapshot: SnapshotRecord = decode(key, text).map_err(lost)?;
+            let snapshot: SnapshotRecord = decode(key, text).map_err(lost)?;
             let path = store.snapshot_path(&snapshot);
             if snapshot.state == SnapshotState::Sound {
                 let has_base = snapshot.base.as_ref().is_none_or(|base| bases.contains(&base.dir));
@@ -95,8 +95,7 @@ pub(crate) fn recover(store: &Store, found: Found, read_only: bool) -> Result<Re
                     continue;
                 }
                 recovery.rebuild.push(snapshot.function.clone());
-                snapshot.state = SnapshotState::Rebuild;
-                snapshot.stored_bytes = 0;
+                let snapshot = snapshot.given_up();
                 changes.push(put(SNAPSHOT, &snapshot.function, &snapshot).map_err(lost)?);
             }
         }

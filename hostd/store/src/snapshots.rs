@@ -90,9 +90,8 @@ impl Store {
     pub fn mark_rebuild(&self, function: &str, dir: &str) -> Result<(), StoreError> {
         let mut turn = self.0.log.turn();
         let found: Option<SnapshotRecord> = self.read(&turn, SNAPSHOT, function)?;
-        let Some(mut record) = found.filter(|record| record.dir == dir) else { return Ok(()) };
-        record.state = SnapshotState::Rebuild;
-        record.stored_bytes = 0;
+        let Some(record) = found.filter(|record| record.dir == dir) else { return Ok(()) };
+        let record = record.given_up();
         turn.apply(vec![put(SNAPSHOT, function, &record)?])?;
         drop(turn);
         self.forget(Some(record));

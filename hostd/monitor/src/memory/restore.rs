@@ -48,8 +48,6 @@ pub(crate) struct RestoreOptions {
 /// What a layered snapshot needs beside its own files: the snapshot it was made from, and what of that it has.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
-    /// Its folder.
-    pub(crate) dir: PathBuf,
     /// Its memory file, as it is mapped.
     pub(crate) file: Arc<File>,
     /// Checksum of its memory.
@@ -148,11 +146,9 @@ fn base(
     match (&info.base, given) {
         (None, None) => Ok(None),
         (Some(_), None) => Err(refuse(dir, "the snapshot is layered over another and that is not given")),
-        (None, Some(given)) if given == dir => Ok(Some(Base {
-            dir: dir.to_owned(),
-            file: Arc::clone(memory),
-            checksum: info.memory_checksum.clone(),
-        })),
+        (None, Some(given)) if given == dir => {
+            Ok(Some(Base { file: Arc::clone(memory), checksum: info.memory_checksum.clone() }))
+        }
         (None, Some(given)) => Err(refuse(given, "the snapshot is not layered")),
         (Some(needed), Some(given)) => {
             let found = snapshot::verify_state(given).map_err(|_| refuse(given, "it has no sound state"))?;
@@ -160,7 +156,7 @@ fn base(
                 return Err(refuse(given, "it is not the one the snapshot is layered over"));
             }
             let file = open(given, MEMORY_FILE)?;
-            Ok(Some(Base { dir: given.to_owned(), file, checksum: found.memory_checksum }))
+            Ok(Some(Base { file, checksum: found.memory_checksum }))
         }
     }
 }
@@ -231,10 +227,8 @@ pub(crate) fn restore(
         }
         RestoreMode::Reap => {
             let layout = layout(dir, info)?;
-            // Only what has the right checksum is believed.
-            inherited(dir, info)?;
-            let from = base.as_ref().map(|base| base.dir.as_path());
-            let source = Source::open(dir, from).map_err(RestoreMemoryError::Prefetch)?;
+            let source = source(&memory, base.as_ref(), inherited(dir, info)?);
+            let source = source.map_err(RestoreMemoryError::Prefetch)?;
             let pages = Paged::new(&ram, source).map_err(RestoreMemoryError::Paged)?;
             pages.prefetch(dir, &layout).map_err(RestoreMemoryError::Prefetch)?;
             ram.note_paged(&memory);
@@ -247,6 +241,15 @@ pub(crate) fn restore(
         false => None,
     };
     Ok(RestoredRam { ram, paged, populate: extents, exact, base })
+}
+
+/// The files that are mapped, to be read as one memory.
+fn source(own: &File, base: Option<&Base>, inherited: PageSet) -> std::io::Result<Source> {
+    let base = match base {
+        Some(base) => Some((base.file.try_clone()?, inherited)),
+        None => None,
+    };
+    Ok(Source { own: own.try_clone()?, base })
 }
 
 /// Where in this process the pages of `run` are, those in `written` apart from the others.
