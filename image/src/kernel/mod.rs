@@ -1,6 +1,7 @@
 //! Builds the kernels from Debian's source package, once per configuration.
 
 pub mod defconfig;
+pub mod patches;
 
 use std::collections::HashMap;
 use std::fs;
@@ -17,6 +18,8 @@ use crate::files::{self, FileError};
 use crate::process::{self, RunError};
 use crate::progress::Progress;
 use crate::project::Project;
+
+use patches::PatchError;
 
 /// Debian's package with the kernel source, and what it installs.
 pub const SOURCE_PACKAGE: &str = "linux-source-6.12";
@@ -73,6 +76,9 @@ pub enum KernelError {
     /// The source could not be unpacked.
     #[error("Cannot unpack {SOURCE_ARCHIVE}")]
     Unpack(#[source] RunError),
+    /// The source could not be changed as wanted.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
     /// The version of the source package is unknown.
     #[error("The version of {SOURCE_PACKAGE} is unknown")]
     Version(#[from] DebianError),
@@ -137,14 +143,15 @@ pub fn ensure(
     if missing.is_empty() {
         return Ok(paths);
     }
-    // One lock around all: the unpacked source, 1.5 GB, is shared and goes away afterwards.
+    // One lock around all: the unpacked source, 1.5 GB, goes away afterwards.
     let _lock = cache.lock("kernels")?;
     let work = cache.folder("tmp")?.join("kernels");
-    files::remove(&work)?;
     for kernel in missing {
         let key = key(project, kernel, &version)?;
         cache.get_or_make(&kernel.kind(), &key, |out| {
+            files::remove(&work)?;
             unpack(&work)?;
+            patches::apply(&patches_of(project, kernel)?, &work.join(SOURCE_FOLDER))?;
             build(project, kernel, &work, out)
         })?;
     }
@@ -154,7 +161,12 @@ pub fn ensure(
 
 fn key(project: &Project, kernel: &Kernel, version: &str) -> Result<Key, KernelError> {
     let defconfig = files::read_text(&project.file(&defconfig_path(kernel)))?;
-    Ok(Key::new().with("recipe", RECIPE).with("source", version).with("defconfig", defconfig))
+    let key = Key::new().with("recipe", RECIPE).with("source", version).with("defconfig", defconfig);
+    Ok(patches_of(project, kernel)?.into_iter().fold(key, |key, (_, text)| key.with("patch", text)))
+}
+
+fn patches_of(project: &Project, kernel: &Kernel) -> Result<Vec<(PathBuf, String)>, PatchError> {
+    patches::of(&project.file(&format!("config/kernel/{}.patches", kernel.name)))
 }
 
 fn defconfig_path(kernel: &Kernel) -> String {
@@ -162,16 +174,11 @@ fn defconfig_path(kernel: &Kernel) -> String {
 }
 
 fn unpack(work: &Path) -> Result<(), KernelError> {
-    if work.join(SOURCE_FOLDER).is_dir() {
-        return Ok(());
-    }
-    let partial = work.join("unpacking");
-    files::create_dir(&partial)?;
+    files::create_dir(work)?;
     let progress = Progress::start(&format!("Unpacking {SOURCE_ARCHIVE}"));
     let mut command = Command::new("tar");
-    command.args(["-xJf", SOURCE_ARCHIVE, "--no-same-owner", "-C"]).arg(&partial);
+    command.args(["-xJf", SOURCE_ARCHIVE, "--no-same-owner", "-C"]).arg(work);
     process::run(&mut command, UNPACK_LIMIT).map_err(KernelError::Unpack)?;
-    files::rename(&partial.join(SOURCE_FOLDER), &work.join(SOURCE_FOLDER))?;
     progress.done();
     Ok(())
 }
