@@ -42,6 +42,12 @@ def test_tags_are_kept_changed_and_checked(lambdas, deploy):
     assert (refusal[0].status, refusal[0].type) == (404, "ResourceNotFoundException"), refusal
 
 
+def test_tags_set_at_once_are_all_kept(box, lambdas, deploy):
+    resource = arn(lambdas, deploy(packages.answering("x")))
+    client.at_once(box.port, 6, lambda own, number: own.tag_resource(Resource=resource, Tags={f"k{number}": "v"}))
+    assert lambdas.list_tags(Resource=resource)["Tags"] == {f"k{number}": "v" for number in range(6)}
+
+
 def test_a_warm_snapshot_is_made_of_the_wished_call(box, lambdas, deploy):
     """The first call makes the clean snapshot; the wished one is made behind it, recorded, and what it left is what
     further calls find."""

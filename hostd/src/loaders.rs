@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mote_snapshot::{LOADING_FILE, Loader, PAGE_SIZE, Plan, cache};
+use mote_snapshot::{Loader, Plan};
 
 use crate::text::chain;
 
@@ -40,12 +40,11 @@ impl Loaders {
     }
 
     fn load(&self, dir: &Path) {
-        let path = dir.join(LOADING_FILE);
-        let pages = std::fs::metadata(&path).map_or(0, |metadata| metadata.len() / PAGE_SIZE);
-        if cache::resident_pages(&path).is_ok_and(|resident| resident == pages) {
+        let loader = Loader::open(dir, Plan::LoadingSet);
+        if loader.as_ref().is_ok_and(Loader::is_loaded) {
             return;
         }
-        match Loader::open(dir, Plan::LoadingSet).and_then(|loader| loader.run(&self.stop)) {
+        match loader.and_then(|loader| loader.run(&self.stop)) {
             Ok(loaded) => tracing::debug!(dir = %dir.display(), ?loaded, "Loading set loaded"),
             // The guest reads what it needs itself, and meets the same error if it is one of the disk.
             Err(error) => tracing::warn!(error = %chain(&error), "Loading set not loaded"),

@@ -86,6 +86,7 @@ pub async fn obtain(
             Grant::Restore(lease, snapshot, recording) => {
                 let mode = call.mode.unwrap_or_else(|| service.settings(&call.function).mode);
                 let from = Arc::clone(&snapshot);
+                let recording = recording.or_else(|| call.recording.take());
                 match restore(service, &spec, &key, snapshot, mode, recording, log, lease, phases).await {
                     Ok(Some(ready)) => return Ok((ready, key)),
                     Ok(None) => {}

@@ -1,14 +1,14 @@
 //! The appliance behind the front door: translates between the API's words and the service's.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mote_api::{
-    ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health, InvokeReply,
-    InvokeRequest, LATEST, Limits, Platform, StartPreference, UpdateCode, UpdateConfiguration, UpdateState,
+    ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health, Identity,
+    InvokeReply, InvokeRequest, LATEST, Limits, Platform, StartPreference, TagChange, UpdateCode,
+    UpdateConfiguration, UpdateState,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,6 +27,9 @@ use crate::{Version, function, service, snapshots};
 
 /// How often a call is made to be recorded: the clean snapshot is made durable behind the call that made it.
 const RECORDING_TRIES: usize = 3;
+
+/// How often a change of tags that another change overtook is made again.
+const TAG_ATTEMPTS: usize = 8;
 
 /// When a caller who found no room should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -201,6 +204,7 @@ fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call 
         },
         mode: request.restore_mode,
         record,
+        recording: None,
         unlayered: false,
     }
 }
@@ -332,16 +336,21 @@ impl Platform for Appliance {
         updated.map(describe).map_err(|error| self.deploy_error(&error))
     }
 
-    async fn set_tags(
-        &self,
-        _: &Caller,
-        name: &str,
-        tags: BTreeMap<String, String>,
-    ) -> Result<Function, ApiError> {
+    async fn change_tags(&self, _: &Caller, name: &str, change: TagChange) -> Result<Function, ApiError> {
         let service = self.writable()?;
-        let change = move |config: &mut FunctionConfig| config.tags = tags;
-        let updated = deploy::update_config(service, name.to_owned(), None, change).await;
-        updated.map(describe).map_err(|error| self.deploy_error(&error))
+        for _ in 0..TAG_ATTEMPTS {
+            let before = self.find(name).await?;
+            let mut tags = before.config.tags;
+            change.apply(&mut tags)?;
+            let set = move |config: &mut FunctionConfig| config.tags = tags;
+            match deploy::update_config(service, name.to_owned(), Some(before.revision_id), set).await {
+                Ok(updated) => return Ok(describe(updated)),
+                // Changed meanwhile: to be made to what it is now.
+                Err(DeployError::Store(StoreError::Conflict { .. })) => {}
+                Err(error) => return Err(self.deploy_error(&error)),
+            }
+        }
+        Err(ApiError::update_in_progress(&Identity::default().function_arn(name)))
     }
 
     async fn delete_function(&self, _: &Caller, name: &str) -> Result<(), ApiError> {

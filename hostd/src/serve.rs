@@ -13,7 +13,7 @@ use crate::function;
 use crate::logs::{FunctionLog, Tail};
 use crate::obtain::{ATTEMPTS, Origin, Ready, obtain};
 use crate::phases::Phases;
-use crate::pool::{Key, Refusal, Want};
+use crate::pool::{Key, Recording, Refusal, Want};
 use crate::record::{self, Recorded};
 use crate::sandbox::{self, Ended, Paging, Sandbox, StartError};
 use crate::service::Service;
@@ -21,7 +21,7 @@ use crate::snapshots;
 use crate::text::{chain, unix_ms};
 
 /// A call that was admitted by the front door.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Call {
     /// The function as looked up.
     pub function: FunctionRecord,
@@ -41,13 +41,15 @@ pub struct Call {
     pub mode: Option<RestoreMode>,
     /// If its snapshot is made by this call, record the next one on it whatever the configuration says.
     pub record: bool,
+    /// The duty to record this very call.
+    pub recording: Option<Recording>,
     /// Start it without a base: it did not come up from one.
     pub unlayered: bool,
 }
 
 impl Call {
     /// A call nobody waits for, to be recorded.
-    pub fn warm_up(function: FunctionRecord, event: Bytes) -> Self {
+    pub fn warm_up(function: FunctionRecord, event: Bytes, recording: Recording) -> Self {
         let arn = Identity::default().function_arn(&function.name);
         Self {
             function,
@@ -59,6 +61,7 @@ impl Call {
             want: Want::Restore,
             mode: None,
             record: false,
+            recording: Some(recording),
             unlayered: false,
         }
     }

@@ -11,7 +11,7 @@ use mote_store::{BaseRef, FunctionRecord, NewSnapshot, SnapshotRecord, SnapshotS
 
 use crate::bases::{self, Base};
 use crate::phases::Phases;
-use crate::pool::{Build, Key, Snapshot};
+use crate::pool::{Build, Key, Recording, Snapshot};
 use crate::record::Watch;
 use crate::serve::{Call, serve};
 use crate::service::{Service, blocking};
@@ -89,10 +89,19 @@ pub fn commit(
         match blocking(move || store.put_snapshot(new, staged)).await {
             Ok(stored) => {
                 tracing::info!(function = %stored.function, bytes = stored.stored_bytes, "Snapshot stored");
-                if !build.done(handle(&service, stored), record) {
+                let snapshot = handle(&service, stored);
+                let kept = match service.settings(&function).warm_up {
+                    None => build.done(snapshot, record),
+                    Some(event) => match build.done_to_record(snapshot) {
+                        Some(recording) => {
+                            warm_up(&service, function.clone(), event, recording).await;
+                            true
+                        }
+                        None => false,
+                    },
+                };
+                if !kept {
                     tracing::info!(function = %function.name, "Snapshot is of a function since changed");
-                } else if let Some(event) = service.settings(&function).warm_up {
-                    warm_up(&service, function, event).await;
                 }
             }
             Err(error) => tracing::warn!(error = %chain(&error), "Snapshot could not be stored"),
@@ -105,10 +114,11 @@ fn warm_up(
     service: &Arc<Service>,
     function: FunctionRecord,
     event: Bytes,
+    recording: Recording,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let (service, name) = (Arc::clone(service), function.name.clone());
     Box::pin(async move {
-        match serve(service, Call::warm_up(function, event)).await {
+        match serve(service, Call::warm_up(function, event, recording)).await {
             Ok(served) => tracing::info!(function = %name, failure = ?served.failure, "Warmed up"),
             Err(error) => tracing::warn!(function = %name, error = %chain(&error), "Not warmed up"),
         }

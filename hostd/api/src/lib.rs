@@ -34,6 +34,7 @@ use axum::extract::Request;
 pub use app::ApiLimits;
 pub use body::BodyLimits;
 pub use error::{ApiError, ThrottleReason};
+pub use lambda::TagChange;
 pub use platform::Platform;
 pub use serve::{ServeError, ServeLimits, serve};
 pub use types::*;

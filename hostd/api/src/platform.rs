@@ -1,11 +1,11 @@
 //! What the front door asks of the machine behind it.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 
 use serde_json::Value;
 
 use crate::error::ApiError;
+use crate::lambda::TagChange;
 use crate::types::{
     Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply, InvokeRequest, Limits,
     UpdateCode, UpdateConfiguration,
@@ -61,12 +61,12 @@ pub trait Platform: Send + Sync + 'static {
         request: UpdateConfiguration,
     ) -> impl Future<Output = Result<Function, ApiError>> + Send;
 
-    /// Gives a function other tags.
-    fn set_tags(
+    /// Changes a function's tags, of which another change may be under way.
+    fn change_tags(
         &self,
         caller: &Caller,
         name: &str,
-        tags: BTreeMap<String, String>,
+        change: TagChange,
     ) -> impl Future<Output = Result<Function, ApiError>> + Send;
 
     /// Removes a function and everything that belongs to it.

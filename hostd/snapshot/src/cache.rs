@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::fs::{Advice, fadvise};
 
 use crate::map::{Map, is_resident};
+use crate::pages::Run;
 
 /// How often dropping is tried: pages a reader holds at that moment stay.
 const ATTEMPTS: u32 = 20;
@@ -35,6 +36,22 @@ fn resident(file: &File) -> io::Result<u64> {
     let mut flags = Vec::new();
     Map::new(file)?.residency(&mut flags)?;
     Ok(flags.iter().map(|flag| u64::from(is_resident(*flag))).sum())
+}
+
+/// Whether all pages in `runs` of `file` are in the page cache. The file is the caller's own: `mincore` says so of any
+/// other.
+pub(crate) fn has(file: &File, mut runs: impl Iterator<Item = Run>) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(runs.all(|run| run.pages == 0));
+    }
+    let mut flags = Vec::new();
+    Map::new(file)?.residency(&mut flags)?;
+    Ok(runs.all(|run| {
+        let range = usize::try_from(run.page).ok().zip(usize::try_from(run.end()).ok());
+        range
+            .and_then(|(from, to)| flags.get(from..to))
+            .is_some_and(|flags| flags.iter().all(|flag| is_resident(*flag)))
+    }))
 }
 
 /// Writes `path` out and drops it from the page cache; returns how many pages are still there, which a caller who

@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
+use crate::cache;
 use crate::layout::{Layout, LayoutError, bytes};
-use crate::pages::Run;
+use crate::pages::{PageSet, Run};
 use crate::regions::Region;
-use crate::{LOADING_FILE, MEMORY_FILE};
+use crate::{LOADING_FILE, MEMORY_FILE, PAGE_SIZE};
 
 /// How much is read at a time: large enough for the disk, small enough that the guest soon finds it.
 const CHUNK: usize = 512 << 10;
+
+/// The same from the far end of a long region, where no readahead helps.
+const FAR_CHUNK: usize = 2 << 20;
+const FAR_PAGES: u64 = FAR_CHUNK as u64 / PAGE_SIZE;
 
 /// What to read, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +29,8 @@ pub enum Plan {
     Concurrent,
     /// Loading-set regions in the memory file, by group (with working-set groups).
     Regions,
-    /// The loading-set file from start to end.
+    /// The loading-set file from start to end, then what stays in the memory file, from its far end: the guest's
+    /// readahead comes towards it, and they meet once. Side by side they would wait for each other's pages.
     LoadingSet,
 }
 
@@ -61,9 +67,34 @@ pub struct Loaded {
 /// Reads one snapshot's loading set into the page cache.
 #[derive(Debug)]
 pub struct Loader {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<Opened>,
     /// Which file, and which pages of it.
-    steps: Vec<(usize, Run)>,
+    steps: Vec<(Access, Run)>,
+}
+
+/// The files, and how they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Memory,
+    LoadingSet,
+    /// The memory file, a piece at a time, without readahead.
+    FarMemory,
+}
+
+const ACCESSES: [Access; 3] = [Access::Memory, Access::LoadingSet, Access::FarMemory];
+
+/// In the order of [`Access`].
+const FILES: [(&str, Advice, usize); 3] = [
+    (MEMORY_FILE, Advice::Sequential, CHUNK),
+    (LOADING_FILE, Advice::Sequential, CHUNK),
+    (MEMORY_FILE, Advice::Random, FAR_CHUNK),
+];
+
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
+    file: File,
+    chunk: usize,
 }
 
 impl Loader {
@@ -74,18 +105,27 @@ impl Loader {
     pub fn open(dir: &Path, plan: Plan) -> Result<Self, LoadError> {
         let steps = steps(Layout::read(dir)?, plan);
         let mut files = Vec::new();
-        for name in [MEMORY_FILE, LOADING_FILE] {
+        for (name, advice, chunk) in FILES {
             let path = dir.join(name);
             match File::open(&path) {
                 Ok(file) => {
-                    // Larger readahead than by default; a file that does not take the hint is only slower.
-                    let _ = fadvise(&file, 0, None, Advice::Sequential);
-                    files.push((path, file));
+                    // A file that does not take the hint is only slower.
+                    let _ = fadvise(&file, 0, None, advice);
+                    files.push(Opened { path, file, chunk });
                 }
                 Err(source) => return Err(LoadError::Read { path, offset: 0, source }),
             }
         }
         Ok(Self { files, steps })
+    }
+
+    /// Whether all of it is in the page cache; not known is no.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.files.iter().zip(ACCESSES).all(|(opened, access)| {
+            let mut runs = self.steps.iter().filter(|(of, _)| *of == access).map(|(_, run)| *run).peekable();
+            runs.peek().is_none() || cache::has(&opened.file, runs).unwrap_or(false)
+        })
     }
 
     /// Reads until everything is there or `stop` is set. Blocks on the disk.
@@ -95,16 +135,17 @@ impl Loader {
     pub fn run(&self, stop: &AtomicBool) -> Result<Loaded, LoadError> {
         let begun = Instant::now();
         let mut loaded = Loaded { complete: true, ..Loaded::default() };
-        let mut buffer = vec![0; CHUNK];
-        'steps: for (index, run) in &self.steps {
-            let Some((path, file)) = self.files.get(*index) else { continue };
+        let mut buffer = Vec::new();
+        'steps: for (access, run) in &self.steps {
+            let Some(Opened { path, file, chunk }) = self.files.get(*access as usize) else { continue };
+            buffer.resize(*chunk, 0);
             let (mut at, end) = (bytes(run.page), bytes(run.end()));
             while at < end {
                 if stop.load(Ordering::Relaxed) {
                     loaded.complete = false;
                     break 'steps;
                 }
-                let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+                let wanted = usize::try_from(end - at).unwrap_or(*chunk).min(*chunk);
                 match file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at) {
                     Ok(0) => break,
                     Ok(read) => {
@@ -123,32 +164,45 @@ impl Loader {
     }
 }
 
-/// What to read, in order: index of the file (0 is memory, 1 the loading set) and pages.
-fn steps(layout: Layout, plan: Plan) -> Vec<(usize, Run)> {
-    let Layout { loading, in_place, .. } = layout;
-    let mut at = 0;
-    let compact = loading.into_iter().map(|region| {
-        let run = Run { page: at, pages: region.run.pages };
-        at += region.run.pages;
-        // Read where they are: their place in memory is that in the memory file.
-        if plan == Plan::LoadingSet { (region, 1, run) } else { (region, 0, region.run) }
-    });
-    let mut all: Vec<(Region, usize, Run)> = compact.collect();
-    if plan != Plan::LoadingSet {
-        all.extend(in_place.into_iter().map(|region| (region, 0, region.run)));
-    }
+/// What to read, in order.
+fn steps(layout: Layout, plan: Plan) -> Vec<(Access, Run)> {
     match plan {
-        Plan::Concurrent => all.sort_by_key(|(region, ..)| region.run.page),
-        Plan::Regions | Plan::LoadingSet => all.sort_by_key(|(region, ..)| region.group),
+        Plan::Concurrent => from_memory(layout, |region| (0, region.run.page)),
+        Plan::Regions => from_memory(layout, |region| (region.group, region.run.page)),
+        Plan::LoadingSet => {
+            let loading = Run { page: 0, pages: layout.loading_pages() };
+            let mut steps = vec![(Access::LoadingSet, loading)];
+            for region in &layout.in_place {
+                // What is inherited is in another file, which all functions of a runtime share.
+                let own = PageSet::from_runs(vec![region.run]).without(&layout.inherited);
+                let far_first = own.runs().iter().rev().flat_map(|run| pieces(*run).rev());
+                steps.extend(far_first.map(|piece| (Access::FarMemory, piece)));
+            }
+            steps
+        }
     }
-    let mut steps: Vec<(usize, Run)> = Vec::new();
-    for (_, file, run) in all {
+}
+
+/// All regions where they are, in the order of `key`, adjoining ones as one.
+fn from_memory<K: Ord>(layout: Layout, key: impl Fn(&Region) -> K) -> Vec<(Access, Run)> {
+    let mut all = layout.loading;
+    all.extend(layout.in_place);
+    all.sort_by_key(key);
+    let mut steps: Vec<(Access, Run)> = Vec::new();
+    for Region { run, .. } in all {
         match steps.last_mut() {
-            Some((last, before)) if *last == file && before.end() == run.page => before.pages += run.pages,
-            _ => steps.push((file, run)),
+            Some((_, before)) if before.end() == run.page => before.pages += run.pages,
+            _ => steps.push((Access::Memory, run)),
         }
     }
     steps
+}
+
+fn pieces(run: Run) -> impl DoubleEndedIterator<Item = Run> {
+    (0..run.pages.div_ceil(FAR_PAGES)).map(move |at| {
+        let page = run.page + at * FAR_PAGES;
+        Run::new(page..(page + FAR_PAGES).min(run.end()))
+    })
 }
 
 #[cfg(test)]
@@ -159,7 +213,7 @@ mod tests {
     use crate::working_set::WorkingSet;
 
     #[test]
-    fn long_regions_are_left_to_the_readahead() {
+    fn long_regions_are_read_from_their_far_end() {
         let region = |page, pages, group| Region { run: Run { page, pages }, group };
         let layout = || Layout {
             loading: vec![region(500, 3, 1), region(40, 2, 2), region(90, 4, 4)],
@@ -167,11 +221,18 @@ mod tests {
             ..Layout::default()
         };
         let run = |page, pages| Run { page, pages };
-        assert_eq!(steps(layout(), Plan::LoadingSet), [(1, run(0, 9))]);
+        let far = |page, pages| (Access::FarMemory, run(page, pages));
+        let loading = (Access::LoadingSet, run(0, 9));
+        assert_eq!(steps(layout(), Plan::LoadingSet), [loading, far(1512, 88), far(1000, 512)]);
+        let inherited = PageSet::from_runs(vec![run(1100, 450)]);
+        let layered = Layout { inherited, ..layout() };
+        assert_eq!(steps(layered, Plan::LoadingSet), [loading, far(1550, 50), far(1000, 100)]);
+        let near = |page, pages| (Access::Memory, run(page, pages));
         assert_eq!(
             steps(layout(), Plan::Concurrent),
-            [(0, run(40, 2)), (0, run(90, 4)), (0, run(500, 3)), (0, run(1000, 600))]
+            [near(40, 2), near(90, 4), near(500, 3), near(1000, 600)]
         );
+        assert_eq!(steps(layout(), Plan::Regions), [near(500, 3), near(40, 2), near(1000, 600), near(90, 4)]);
     }
 
     #[test]
@@ -191,6 +252,9 @@ mod tests {
             let loaded = Loader::open(dir.path(), plan).unwrap().run(&AtomicBool::new(false)).unwrap();
             assert!(loaded.complete && loaded.bytes == 200 << 12, "{plan:?}: {loaded:?}");
             assert!(resident_pages(file).unwrap() >= 200, "{plan:?}");
+            assert!(Loader::open(dir.path(), plan).unwrap().is_loaded());
+            drop_file(file).unwrap();
+            assert!(!Loader::open(dir.path(), plan).unwrap().is_loaded());
             let stopped = Loader::open(dir.path(), plan).unwrap().run(&AtomicBool::new(true)).unwrap();
             assert!(!stopped.complete && stopped.bytes == 0);
         }

@@ -14,9 +14,8 @@ pub const LOADING_GAP: u64 = 4;
 /// a call for each costs more.
 pub const WRITTEN_GAP: u64 = 8;
 
-/// Regions of the loading set at least this long stay in the memory file, and to the kernel's readahead: they are
-/// contiguous there as well, large pages of the page cache can be mapped only where file and memory are aligned
-/// alike, and a loader on the same pages only gets into the guest's way.
+/// Regions of the loading set at least this long stay in the memory file: they are contiguous there as well, and large
+/// pages of the page cache can be mapped only where file and memory are aligned alike.
 pub const IN_PLACE_PAGES: u64 = 512;
 
 /// Most regions a layout may have. Each is a mapping of its own, of which the kernel allows a process 65,530.

@@ -214,6 +214,19 @@ impl<I, S: Clone> Book<I, S> {
         true
     }
 
+    /// Takes the duty to record a call before any call can get it. False when there is none.
+    #[must_use]
+    pub fn claim_recording(&mut self, key: &Key) -> bool {
+        if let Some(entry) = self.entries.get_mut(key)
+            && let Snapshot::Ready(_, recording) = &mut entry.snapshot
+            && let Recording::Due(failed) = *recording
+        {
+            *recording = Recording::UnderWay(failed);
+            return true;
+        }
+        false
+    }
+
     /// A recording ended without a new snapshot: another call is tried, a few times.
     pub fn recording_failed(&mut self, key: &Key) {
         if let Some(entry) = self.entries.get_mut(key)
@@ -313,8 +326,13 @@ mod tests {
             Decision::Restore { record, .. } => record,
             other => panic!("{other:?}"),
         };
-        for _ in 0..RECORDING_ATTEMPTS {
-            assert!(recorded(&mut book));
+        for attempt in 0..RECORDING_ATTEMPTS {
+            if attempt == 1 {
+                assert!(book.claim_recording(&f), "by who made the snapshot");
+            } else {
+                assert!(recorded(&mut book));
+            }
+            assert!(!book.claim_recording(&f));
             assert!(!recorded(&mut book), "two at once");
             book.recording_failed(&f);
         }

@@ -102,6 +102,18 @@ impl Build {
         wanted
     }
 
+    /// The snapshot is there, and who made it records a call on it. `None` when the function is gone meanwhile.
+    pub fn done_to_record(mut self, snapshot: Snapshot) -> Option<Recording> {
+        self.open = false;
+        // In one step: no call must come between.
+        let claimed = {
+            let mut book = self.pool.book();
+            book.built(&self.key, Arc::new(snapshot), true) && book.claim_recording(&self.key)
+        };
+        self.pool.changed.notify_waiters();
+        claimed.then(|| Recording { pool: Arc::clone(&self.pool), key: Arc::clone(&self.key), open: true })
+    }
+
     /// The function cannot be initialised; calls that wait for its snapshot fail likewise.
     pub fn failed(mut self, reason: Arc<str>) {
         self.open = false;

@@ -6,7 +6,6 @@ mod input;
 mod tags;
 mod view;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -21,6 +20,7 @@ use serde_json::json;
 
 pub use input::DOCUMENT_LIMIT;
 use input::ZIP_LIMIT;
+pub use tags::TagChange;
 
 use crate::app::{App, RequestId, header as header_of, segment};
 use crate::body::Held;
@@ -205,32 +205,19 @@ async fn tag<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> R
     let (reference, _) = named(&app, &request)?;
     let caller = Caller::of(request.headers());
     let body = document(&app, request.into_body(), "TagResource").await?;
-    let more = input::tags(&body.bytes)?;
-    let mut tags = app.platform.get_function(&caller, &reference.name).await?.tags;
-    tags.extend(more);
-    set_tags(&app, &caller, &reference.name, tags).await
+    let change = TagChange { set: input::tags(&body.bytes)?, ..TagChange::default() };
+    app.platform.change_tags(&caller, &reference.name, change).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn untag<P: Platform>(State(app): State<Arc<App<P>>>, request: Request) -> Result<Response, ApiError> {
     let (reference, _) = named(&app, &request)?;
     let caller = Caller::of(request.headers());
     let query = request.uri().query().unwrap_or_default();
-    let gone = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "tagKeys");
-    let mut tags = app.platform.get_function(&caller, &reference.name).await?.tags;
-    for (_, key) in gone {
-        tags.remove(key.as_ref());
-    }
-    set_tags(&app, &caller, &reference.name, tags).await
-}
-
-async fn set_tags<P: Platform>(
-    app: &App<P>,
-    caller: &Caller,
-    name: &str,
-    tags: BTreeMap<String, String>,
-) -> Result<Response, ApiError> {
-    tags::check(&tags)?;
-    app.platform.set_tags(caller, name, tags).await?;
+    let keys = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "tagKeys");
+    let remove = keys.map(|(_, key)| key.into_owned()).collect();
+    let change = TagChange { remove, ..TagChange::default() };
+    app.platform.change_tags(&caller, &reference.name, change).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -10,6 +10,27 @@ const LIMIT: usize = 50;
 const KEY_LIMIT: usize = 128;
 const VALUE_LIMIT: usize = 256;
 
+/// What is to become of a function's tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TagChange {
+    /// Tags it gets, or that get this value.
+    pub set: BTreeMap<String, String>,
+    /// Keys of tags it loses; it need not have them.
+    pub remove: Vec<String>,
+}
+
+impl TagChange {
+    /// Makes the change to the tags as they are.
+    ///
+    /// # Errors
+    /// When they would not be allowed afterwards.
+    pub fn apply(&self, tags: &mut BTreeMap<String, String>) -> Result<(), ApiError> {
+        tags.extend(self.set.clone());
+        tags.retain(|key, _| !self.remove.contains(key));
+        check(tags)
+    }
+}
+
 /// Checks tags that are to be a function's.
 pub fn check(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
     if tags.len() > LIMIT {
@@ -42,6 +63,23 @@ mod tests {
     fn checked(key: &str, value: &str) -> Result<(), String> {
         let tags = BTreeMap::from([(key.to_owned(), value.to_owned())]);
         check(&tags).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_change_sets_and_removes_and_is_checked_as_a_whole() {
+        let map = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let mut tags = map(&[("a", "1"), ("b", "2")]);
+        let change =
+            TagChange { set: map(&[("b", "3"), ("c", "4")]), remove: vec!["a".to_owned(), "z".to_owned()] };
+        change.apply(&mut tags).unwrap();
+        assert_eq!(tags, map(&[("b", "3"), ("c", "4")]));
+        let many = TagChange { set: (0..50).map(|at| (format!("k{at}"), String::new())).collect(), ..change };
+        assert!(many.apply(&mut tags).is_err());
     }
 
     #[test]

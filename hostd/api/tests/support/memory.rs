@@ -214,15 +214,15 @@ impl Platform for Memory {
         })
     }
 
-    async fn set_tags(
+    async fn change_tags(
         &self,
         caller: &Caller,
         name: &str,
-        tags: BTreeMap<String, String>,
+        wanted: TagChange,
     ) -> Result<Function, ApiError> {
         self.note(caller);
         self.change(name, None, |_, function| {
-            function.tags = tags;
+            wanted.apply(&mut function.tags)?;
             Ok(true)
         })
     }
