@@ -40,9 +40,10 @@ fn resident(file: &File) -> io::Result<u64> {
 
 /// Whether all pages in `runs` of `file` are in the page cache. The file is the caller's own: `mincore` says so of any
 /// other.
-pub(crate) fn has(file: &File, mut runs: impl Iterator<Item = Run>) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(runs.all(|run| run.pages == 0));
+pub(crate) fn has(file: &File, runs: impl Iterator<Item = Run>) -> io::Result<bool> {
+    let mut runs = runs.filter(|run| run.pages > 0).peekable();
+    if runs.peek().is_none() {
+        return Ok(true);
     }
     let mut flags = Vec::new();
     Map::new(file)?.residency(&mut flags)?;

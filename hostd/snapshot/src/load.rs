@@ -11,16 +11,16 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::cache;
 use crate::layout::{Layout, LayoutError, bytes};
+use crate::map::Map;
 use crate::pages::{PageSet, Run};
 use crate::regions::Region;
-use crate::{LOADING_FILE, MEMORY_FILE, PAGE_SIZE};
+use crate::{LOADING_FILE, MEMORY_FILE};
 
 /// How much is read at a time: large enough for the disk, small enough that the guest soon finds it.
 const CHUNK: usize = 512 << 10;
 
-/// The same from the far end of a long region, where no readahead helps.
-const FAR_CHUNK: usize = 2 << 20;
-const FAR_PAGES: u64 = FAR_CHUNK as u64 / PAGE_SIZE;
+/// Pages of a piece that is brought in from the far end of a long region: a large page.
+const FAR_PAGES: u64 = 512;
 
 /// What to read, and in which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,8 @@ pub enum Plan {
     /// Loading-set regions in the memory file, by group (with working-set groups).
     Regions,
     /// The loading-set file from start to end, then what stays in the memory file, from its far end: the guest's
-    /// readahead comes towards it, and they meet once. Side by side they would wait for each other's pages.
+    /// readahead comes towards it, and they meet once. Side by side they would wait for each other's pages. It comes in
+    /// large pages, as the guest's readahead brings it: small ones cost a guest a nested page fault each.
     LoadingSet,
 }
 
@@ -67,7 +68,10 @@ pub struct Loaded {
 /// Reads one snapshot's loading set into the page cache.
 #[derive(Debug)]
 pub struct Loader {
-    files: Vec<Opened>,
+    memory: Opened,
+    loading: Opened,
+    /// The memory file, if anything of it is brought in from the far end.
+    far: Option<Map>,
     /// Which file, and which pages of it.
     steps: Vec<(Access, Run)>,
 }
@@ -77,24 +81,47 @@ pub struct Loader {
 enum Access {
     Memory,
     LoadingSet,
-    /// The memory file, a piece at a time, without readahead.
     FarMemory,
 }
-
-const ACCESSES: [Access; 3] = [Access::Memory, Access::LoadingSet, Access::FarMemory];
-
-/// In the order of [`Access`].
-const FILES: [(&str, Advice, usize); 3] = [
-    (MEMORY_FILE, Advice::Sequential, CHUNK),
-    (LOADING_FILE, Advice::Sequential, CHUNK),
-    (MEMORY_FILE, Advice::Random, FAR_CHUNK),
-];
 
 #[derive(Debug)]
 struct Opened {
     path: PathBuf,
     file: File,
-    chunk: usize,
+}
+
+impl Opened {
+    fn new(dir: &Path, name: &str) -> Result<Self, LoadError> {
+        let path = dir.join(name);
+        match File::open(&path) {
+            Ok(file) => {
+                // Larger readahead than by default; a file that does not take the hint is only slower.
+                let _ = fadvise(&file, 0, None, Advice::Sequential);
+                Ok(Self { path, file })
+            }
+            Err(source) => Err(LoadError::Read { path, offset: 0, source }),
+        }
+    }
+
+    fn failed(&self, offset: u64) -> impl FnOnce(io::Error) -> LoadError {
+        let path = self.path.clone();
+        move |source| LoadError::Read { path, offset, source }
+    }
+
+    /// Reads `run` until its end, the file's or `stop`; how much.
+    fn read(&self, run: Run, buffer: &mut [u8], stop: &AtomicBool) -> Result<u64, LoadError> {
+        let (mut at, end) = (bytes(run.page), bytes(run.end()));
+        while at < end && !stop.load(Ordering::Relaxed) {
+            let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+            match self.file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at) {
+                Ok(0) => break,
+                Ok(read) => at += read as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(at)(error)),
+            }
+        }
+        Ok(at - bytes(run.page))
+    }
 }
 
 impl Loader {
@@ -104,28 +131,26 @@ impl Loader {
     /// When the files are not there or not sound.
     pub fn open(dir: &Path, plan: Plan) -> Result<Self, LoadError> {
         let steps = steps(Layout::read(dir)?, plan);
-        let mut files = Vec::new();
-        for (name, advice, chunk) in FILES {
-            let path = dir.join(name);
-            match File::open(&path) {
-                Ok(file) => {
-                    // A file that does not take the hint is only slower.
-                    let _ = fadvise(&file, 0, None, advice);
-                    files.push(Opened { path, file, chunk });
-                }
-                Err(source) => return Err(LoadError::Read { path, offset: 0, source }),
-            }
+        let (memory, loading) = (Opened::new(dir, MEMORY_FILE)?, Opened::new(dir, LOADING_FILE)?);
+        let far = match steps.iter().any(|(access, _)| *access == Access::FarMemory) {
+            true => Some(Map::new(&memory.file).map_err(memory.failed(0))?),
+            false => None,
+        };
+        if let Some(far) = &far {
+            far.want_large_pages();
         }
-        Ok(Self { files, steps })
+        Ok(Self { memory, loading, far, steps })
     }
 
     /// Whether all of it is in the page cache; not known is no.
     #[must_use]
     pub fn is_loaded(&self) -> bool {
-        self.files.iter().zip(ACCESSES).all(|(opened, access)| {
-            let mut runs = self.steps.iter().filter(|(of, _)| *of == access).map(|(_, run)| *run).peekable();
-            runs.peek().is_none() || cache::has(&opened.file, runs).unwrap_or(false)
-        })
+        let is_there = |file: &File, wanted: fn(Access) -> bool| {
+            let runs = self.steps.iter().filter(|(access, _)| wanted(*access)).map(|(_, run)| *run);
+            cache::has(file, runs).unwrap_or(false)
+        };
+        is_there(&self.loading.file, |access| access == Access::LoadingSet)
+            && is_there(&self.memory.file, |access| access != Access::LoadingSet)
     }
 
     /// Reads until everything is there or `stop` is set. Blocks on the disk.
@@ -134,31 +159,20 @@ impl Loader {
     /// When the disk does not give what it should.
     pub fn run(&self, stop: &AtomicBool) -> Result<Loaded, LoadError> {
         let begun = Instant::now();
-        let mut loaded = Loaded { complete: true, ..Loaded::default() };
-        let mut buffer = Vec::new();
-        'steps: for (access, run) in &self.steps {
-            let Some(Opened { path, file, chunk }) = self.files.get(*access as usize) else { continue };
-            buffer.resize(*chunk, 0);
-            let (mut at, end) = (bytes(run.page), bytes(run.end()));
-            while at < end {
-                if stop.load(Ordering::Relaxed) {
-                    loaded.complete = false;
-                    break 'steps;
+        let mut loaded = Loaded::default();
+        let mut buffer = vec![0; CHUNK];
+        for (access, run) in &self.steps {
+            loaded.bytes += match (access, &self.far) {
+                (Access::LoadingSet, _) => self.loading.read(*run, &mut buffer, stop)?,
+                (Access::FarMemory, Some(far)) if !stop.load(Ordering::Relaxed) => {
+                    far.bring_in(*run).map_err(self.memory.failed(bytes(run.page)))?;
+                    bytes(run.pages)
                 }
-                let wanted = usize::try_from(end - at).unwrap_or(*chunk).min(*chunk);
-                match file.read_at(buffer.get_mut(..wanted).unwrap_or_default(), at) {
-                    Ok(0) => break,
-                    Ok(read) => {
-                        at += read as u64;
-                        loaded.bytes += read as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(source) => {
-                        return Err(LoadError::Read { path: path.clone(), offset: at, source });
-                    }
-                }
-            }
+                (Access::FarMemory, _) => 0,
+                (Access::Memory, _) => self.memory.read(*run, &mut buffer, stop)?,
+            };
         }
+        loaded.complete = !stop.load(Ordering::Relaxed);
         loaded.took = begun.elapsed();
         Ok(loaded)
     }
@@ -198,10 +212,11 @@ fn from_memory<K: Ord>(layout: Layout, key: impl Fn(&Region) -> K) -> Vec<(Acces
     steps
 }
 
+/// Large pages, as far as they are in `run`.
 fn pieces(run: Run) -> impl DoubleEndedIterator<Item = Run> {
-    (0..run.pages.div_ceil(FAR_PAGES)).map(move |at| {
-        let page = run.page + at * FAR_PAGES;
-        Run::new(page..(page + FAR_PAGES).min(run.end()))
+    (run.page / FAR_PAGES..run.end().div_ceil(FAR_PAGES)).map(move |at| {
+        let page = at * FAR_PAGES;
+        Run::new(page.max(run.page)..(page + FAR_PAGES).min(run.end()))
     })
 }
 
@@ -223,10 +238,13 @@ mod tests {
         let run = |page, pages| Run { page, pages };
         let far = |page, pages| (Access::FarMemory, run(page, pages));
         let loading = (Access::LoadingSet, run(0, 9));
-        assert_eq!(steps(layout(), Plan::LoadingSet), [loading, far(1512, 88), far(1000, 512)]);
+        assert_eq!(
+            steps(layout(), Plan::LoadingSet),
+            [loading, far(1536, 64), far(1024, 512), far(1000, 24)]
+        );
         let inherited = PageSet::from_runs(vec![run(1100, 450)]);
         let layered = Layout { inherited, ..layout() };
-        assert_eq!(steps(layered, Plan::LoadingSet), [loading, far(1550, 50), far(1000, 100)]);
+        assert_eq!(steps(layered, Plan::LoadingSet), [loading, far(1550, 50), far(1024, 76), far(1000, 24)]);
         let near = |page, pages| (Access::Memory, run(page, pages));
         assert_eq!(
             steps(layout(), Plan::Concurrent),
@@ -262,5 +280,28 @@ mod tests {
         assert!(matches!(Loader::open(&missing, Plan::LoadingSet), Err(LoadError::Layout(_))));
         std::fs::remove_file(&loading).unwrap();
         assert!(matches!(Loader::open(dir.path(), Plan::LoadingSet), Err(LoadError::Read { .. })));
+    }
+
+    #[test]
+    fn long_regions_come_in_where_they_are() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let memory = dir.path().join(MEMORY_FILE);
+        std::fs::write(&memory, vec![5; 3000 << 12]).unwrap();
+        let mut set = WorkingSet::new(3000);
+        set.absorb((0..3000).map(|page| page < 10 || (1000..2999).contains(&page)));
+        build(dir.path(), &set, &BuildOptions::default()).unwrap();
+        assert_eq!(drop_file(&memory).unwrap(), 0);
+        let loader = Loader::open(dir.path(), Plan::LoadingSet).unwrap();
+        assert!(!loader.is_loaded());
+        let loaded = loader.run(&AtomicBool::new(false)).unwrap();
+        assert!(loaded.complete && loaded.bytes == 2009 << 12, "{loaded:?}");
+        assert!(loader.is_loaded() && resident_pages(&memory).unwrap() >= 1999);
+        drop(loader);
+        // Cut off: what is not there is an error with its place, not the end of this process.
+        assert_eq!(drop_file(&memory).unwrap(), 0);
+        std::fs::OpenOptions::new().write(true).open(&memory).unwrap().set_len(1000 << 12).unwrap();
+        let error =
+            Loader::open(dir.path(), Plan::LoadingSet).unwrap().run(&AtomicBool::new(false)).unwrap_err();
+        assert!(matches!(error, LoadError::Read { offset, .. } if offset == 2560 << 12), "{error}");
     }
 }
