@@ -82,7 +82,10 @@ impl Client {
         let (headers, value) = self.post(&path, &headers, event)?;
         let ms = begun.elapsed().as_secs_f64() * 1000.0;
         let by = header(&headers, "x-mote-served-by");
-        if by != way.start || headers.contains_key("x-amz-function-error") {
+        if headers.contains_key("x-amz-function-error") {
+            return Err(format!("{name} failed: {value}").into());
+        }
+        if by != way.start {
             return Err(format!("{name} was served by '{by}' instead of '{}': {value}", way.start).into());
         }
         let phases = figures(header(&headers, "x-mote-phases"), ";dur=");

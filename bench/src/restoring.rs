@@ -21,8 +21,8 @@ const EXECUTION: &str = "invoke";
 
 /// How phases begin in which something was made good.
 const FAILED: &str = "failed-";
-/// What the appliance says of a microVM that ended during a call; emulated ones do, now and then.
-const BROKEN: &str = "broke during the call";
+/// What the appliance says of a microVM that ended or hung during a call; emulated ones do, now and then.
+const LOST: [&str; 2] = ["broke during the call", "Sandbox.Timedout"];
 /// How often a call is measured until it is not disturbed.
 const ATTEMPTS: u32 = 4;
 
@@ -193,8 +193,13 @@ impl Place {
                         format!("MicroVMs were lost in {ATTEMPTS} attempts to measure one call").into()
                     );
                 }
-                Err(error) if attempt < ATTEMPTS && error.to_string().contains(BROKEN) => error.to_string(),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    let said = error.to_string();
+                    if attempt == ATTEMPTS || !LOST.iter().any(|lost| said.contains(lost)) {
+                        return Err(error);
+                    }
+                    said
+                }
             };
             eprintln!("  {mode}, again: {problem}");
             attempt += 1;

@@ -123,6 +123,12 @@ pub struct Options {
     /// are nearer than this many pages [default: all].
     #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
     written_gap: u64,
+    /// Record so many calls, each of which differs from the others as the tested one does.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    recordings: u8,
+    /// Load what at least so many of the recorded calls touched.
+    #[arg(long, default_value_t = 1)]
+    share: u8,
     /// Divide all sizes by this, to try things out.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     scale: u32,
@@ -188,7 +194,8 @@ fn compare(comparison: &Comparison, options: &Options, runs: u32) -> Outcome<Rep
     for pattern in patterns {
         let place = folder.path().join(pattern.name);
         std::fs::create_dir(&place)?;
-        let snapshot = prepare(&monitor, &pattern.guest(options.scale)?, &place, &options.build())?;
+        let guest = pattern.guest(options.scale, options.recordings.into())?;
+        let snapshot = prepare(&monitor, &guest, &place, options.share.into(), &options.build())?;
         report.parts.insert(pattern.name.to_owned(), part(&monitor, &snapshot, &ways, runs)?);
         if !options.keep {
             std::fs::remove_dir_all(&place)?;

@@ -108,8 +108,8 @@ pub struct Call {
 pub struct Guest {
     /// The guest.
     pub image: Image,
-    /// The call that is recorded.
-    pub recorded: Call,
+    /// The calls that are recorded, each by itself; the warm snapshot is made after the first.
+    pub recorded: Vec<Call>,
     /// What happens between that and the snapshot.
     pub settling: Option<Call>,
     /// The call whose time is taken.
@@ -117,8 +117,8 @@ pub struct Guest {
 }
 
 impl Pattern {
-    /// Makes its guest; all sizes are divided by `scale`.
-    pub fn guest(&self, scale: u32) -> Outcome<Guest> {
+    /// Makes its guest, of which `recordings` calls are recorded; all sizes are divided by `scale`.
+    pub fn guest(&self, scale: u32, recordings: usize) -> Outcome<Guest> {
         let pages = |mib: u32| (mib * PAGES_PER_MIB / scale.max(1)).max(1);
         let (memory, used) = (pages(self.memory_mib), pages(self.working_set_mib));
         let mut random = StdRng::seed_from_u64(SEED);
@@ -140,36 +140,47 @@ impl Pattern {
             room
         };
         let of_set = runs.iter().take_while(within).count();
-        let (recorded_runs, other) = runs.split_at(of_set);
+        let (first, other) = runs.split_at(of_set);
         let mut other = other.iter();
-        let tested_runs: Vec<Range<u32>> = recorded_runs
-            .iter()
-            .enumerate()
-            .map(|(index, run)| {
+        // Another call of the function: some of its runs are others.
+        let mut varied = || -> Vec<Range<u32>> {
+            let each = first.iter().enumerate().map(|(index, run)| {
                 let changed = index % 10 < self.changed_of_ten;
                 changed.then(|| other.next()).flatten().unwrap_or(run).clone()
-            })
-            .collect();
+            });
+            each.collect()
+        };
+        let further: Vec<Vec<Range<u32>>> = (1..recordings).map(|_| varied()).collect();
+        let last = varied();
 
         let mut touch = Touch::new(memory);
         if self.access != Access::Allocate {
             touch.fill(0..memory);
         }
-        let recorded = touch.list(recorded_runs.iter().cloned().flatten().map(visit))?;
-        let tested = if self.changed_of_ten == 0 {
-            recorded
-        } else {
-            touch.list(tested_runs.into_iter().flatten().map(visit))?
+        let pages = |runs: &[Range<u32>]| runs.iter().cloned().flatten().collect::<Vec<u32>>();
+        let mut recorded = vec![touch.list(pages(first).into_iter().map(visit))?];
+        for runs in &further {
+            recorded.push(touch.list(pages(runs).into_iter().map(visit))?);
+        }
+        let tested = match (self.changed_of_ten, recorded.first()) {
+            (0, Some(same)) => *same,
+            _ => touch.list(pages(&last).into_iter().map(visit))?,
         };
         let settling = match self.access {
-            Access::Allocate => Some(touch.list(recorded_runs.iter().cloned().flatten().map(Visit::zero))?),
+            Access::Allocate => Some(touch.list(pages(first).into_iter().map(Visit::zero))?),
             Access::Mixed | Access::Read => None,
         };
+        // Recorded calls begin with the clean memory, what follows with what the first one left.
+        let of_clean = |list: &List| Call { list: *list, answer: touch.model().visit(*list) };
+        let calls = recorded.iter().map(of_clean).collect();
         let mut model = touch.model();
+        if let Some(first) = recorded.first() {
+            model.visit(*first);
+        }
         let mut call = |list| Call { list, answer: model.visit(list) };
         Ok(Guest {
             image: touch.image()?,
-            recorded: call(recorded),
+            recorded: calls,
             settling: settling.map(&mut call),
             tested: call(tested),
         })
@@ -195,8 +206,10 @@ mod tests {
     #[test]
     fn every_pattern_makes_a_guest() {
         for pattern in PATTERNS {
-            let guest = pattern.guest(64).unwrap();
-            assert_eq!(guest.tested.list != guest.recorded.list, pattern.changed_of_ten > 0);
+            let guest = pattern.guest(64, 3).unwrap();
+            assert_eq!(guest.recorded.len(), 3);
+            let tested_anew = guest.recorded.iter().all(|call| call.list != guest.tested.list);
+            assert_eq!(tested_anew, pattern.changed_of_ten > 0);
             assert_eq!(guest.settling.is_some(), pattern.access == Access::Allocate);
             assert!(guest.image.memory_mib >= 16);
         }
