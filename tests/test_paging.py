@@ -61,24 +61,6 @@ def test_a_disk_that_becomes_slow_only_makes_it_slower(machine, lambdas, recorde
     assert restored(machine, lambdas, recorded, "faasnap")["event"] == EVENT
 
 
-def test_a_disk_that_cannot_be_read_fails_calls_and_nothing_else(machine, lambdas, recorded):
-    reply = http.request(machine.port, "POST", f"/system/snapshots/{recorded}/evict-cache")
-    assert reply.status == 200, str(reply)
-    machine.put_away()
-    with machine.unreadable_data():
-        reply = http.request(
-            machine.port, "POST", f"/2015-03-31/functions/{recorded}/invocations", EVENT, timeout=120,
-        )
-        assert reply.status in (500, 502) and reply.json["Message"], str(reply)
-        assert http.request(machine.port, "GET", "/system/status").status == 200
-    # What could not be read may have been given up: it is made again, and from then on it is as it was.
-    assert invoke(lambdas, recorded, EVENT).json["event"] == EVENT
-    reply = http.request(machine.port, "POST", f"/system/snapshots/{recorded}/record", EVENT, timeout=120)
-    assert reply.status == 200, str(reply)
-    for mode in ("faasnap", "lazy"):
-        assert restored(machine, lambdas, recorded, mode)["event"] == EVENT
-
-
 def test_calls_go_on_while_the_snapshot_is_replaced(machine, lambdas, recorded):
     """Who began with the old one goes on with it, who comes later gets the new one."""
     failed, over = [], threading.Event()
