@@ -76,6 +76,13 @@ impl Recording {
     fn new(due: bool) -> Self {
         if due { Self::Due(0) } else { Self::Over }
     }
+
+    /// Takes the duty, if there is one to be had.
+    fn claim(&mut self) -> bool {
+        let Self::Due(failed) = *self else { return false };
+        *self = Self::UnderWay(failed);
+        true
+    }
 }
 
 #[derive(Debug)]
@@ -145,12 +152,7 @@ impl<I, S: Clone> Book<I, S> {
         self.alive += 1;
         match (&mut entry.snapshot, want) {
             (Snapshot::Ready(snapshot, recording), Want::Auto | Want::Restore) => {
-                let snapshot = snapshot.clone();
-                let Recording::Due(failed) = *recording else {
-                    return Decision::Restore { snapshot, record: false };
-                };
-                *recording = Recording::UnderWay(failed);
-                Decision::Restore { snapshot, record: true }
+                Decision::Restore { snapshot: snapshot.clone(), record: recording.claim() }
             }
             (Snapshot::None, _) => {
                 entry.snapshot = Snapshot::Building;
@@ -217,14 +219,10 @@ impl<I, S: Clone> Book<I, S> {
     /// Takes the duty to record a call before any call can get it. False when there is none.
     #[must_use]
     pub fn claim_recording(&mut self, key: &Key) -> bool {
-        if let Some(entry) = self.entries.get_mut(key)
-            && let Snapshot::Ready(_, recording) = &mut entry.snapshot
-            && let Recording::Due(failed) = *recording
-        {
-            *recording = Recording::UnderWay(failed);
-            return true;
+        match self.entries.get_mut(key).map(|entry| &mut entry.snapshot) {
+            Some(Snapshot::Ready(_, recording)) => recording.claim(),
+            _ => false,
         }
-        false
     }
 
     /// A recording ended without a new snapshot: another call is tried, a few times.
