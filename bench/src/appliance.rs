@@ -18,6 +18,8 @@ use crate::Outcome;
 const READY_LIMIT: Duration = Duration::from_secs(180);
 /// Sparse: it takes as much as is written.
 const DATA_BYTES: u64 = 16 << 30;
+/// Processors the appliance works with.
+const CPUS: u32 = 2;
 
 /// What to boot.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +61,11 @@ impl Appliance {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let (accelerator, how) = Accelerator::choose();
         let mut cmdline = vec![image.cmdline.clone()];
-        cmdline.extend(accelerator.kernel_option());
+        cmdline.extend(accelerator.kernel_options(CPUS));
         let machine = Machine {
             accelerator,
             memory_mib: setup.memory_mib,
-            cpus: 2,
+            cpus: CPUS,
             kernel: project.kernel(),
             initramfs: project.initramfs(),
             cmdline: cmdline.join(" "),

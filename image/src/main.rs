@@ -239,7 +239,7 @@ fn machine(
         (None, _) => Some(project.data_disk()),
     };
     let mut cmdline = vec![image.cmdline.clone()];
-    cmdline.extend(accelerator.kernel_option());
+    cmdline.extend(accelerator.kernel_options(args.smp));
     cmdline.extend(args.append.iter().cloned());
     let machine = Machine {
         accelerator,

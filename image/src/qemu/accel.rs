@@ -42,17 +42,36 @@ impl Accelerator {
         }
     }
 
-    /// What the appliance's kernel is told about these processors. Emulated, its TSC is the machine's own; left to
-    /// measure the frequency on a loaded machine it can be off by factors, and its clock with it.
+    /// Processors that QEMU is to make, for an appliance that works with so many.
+    ///
+    /// Emulated, one more than these: with every FXRSTOR and XRSTOR of any processor QEMU (`cpu_clear_ignne`) reads and
+    /// writes the first processor's virtualisation flags from a thread that is not the first processor's. A change
+    /// that VMRUN or #VMEXIT makes to them meanwhile is lost: a guest goes on without its nested page tables, or its
+    /// host without interrupts. So the first processor is there, and runs no guests.
     #[must_use]
-    pub fn kernel_option(self) -> Option<String> {
+    pub fn processors(self, working: u32) -> u32 {
         match self {
-            Self::Kvm => None,
-            Self::Tcg => {
-                let khz = tsc_khz(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())?;
-                Some(format!("tsc_early_khz={khz}"))
-            }
+            Self::Tcg if working > 1 => working + 1,
+            Self::Tcg | Self::Kvm => working,
         }
+    }
+
+    /// What the appliance's kernel is told about these processors. Emulated, its TSC is the machine's own; left to
+    /// measure the frequency on a loaded machine it can be off by factors, and its clock with it. The first of
+    /// several runs no programs, see [`Self::processors`].
+    #[must_use]
+    pub fn kernel_options(self, working: u32) -> Vec<String> {
+        let mut options = Vec::new();
+        if self == Self::Tcg {
+            options.extend(
+                tsc_khz(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+                    .map(|khz| format!("tsc_early_khz={khz}")),
+            );
+        }
+        if self.processors(working) > working {
+            options.push("isolcpus=0".to_owned());
+        }
+        options
     }
 
     /// Picks for this machine. The second value says why, for a person.
@@ -114,6 +133,17 @@ mod tests {
         assert_eq!(of("tsc", "5192.18"), None);
         assert_eq!(of("constant_tsc", "48.00"), None);
         assert_eq!(of("constant_tsc", "many"), None);
+    }
+
+    #[test]
+    fn the_first_emulated_processor_of_several_runs_no_guests() {
+        let spared = |accelerator: Accelerator, working| {
+            let options = accelerator.kernel_options(working);
+            (accelerator.processors(working), options.contains(&"isolcpus=0".to_owned()))
+        };
+        assert_eq!(spared(Accelerator::Tcg, 2), (3, true));
+        assert_eq!(spared(Accelerator::Tcg, 1), (1, false));
+        assert_eq!(spared(Accelerator::Kvm, 2), (2, false));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Machine {
     pub accelerator: Accelerator,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Processors.
+    /// Processors it works with.
     pub cpus: u32,
     /// Kernel, a bzImage.
     pub kernel: PathBuf,
@@ -69,7 +69,8 @@ impl Machine {
         add(&["-name", "mote", "-nodefaults", "-no-user-config", "-display", "none"]);
         add(&["-machine", "q35"]);
         add(self.accelerator.arguments());
-        add(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()]);
+        let processors = self.accelerator.processors(self.cpus);
+        add(&["-m", &self.memory_mib.to_string(), "-smp", &processors.to_string()]);
         add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initramfs), "-append", &self.cmdline]);
 
         let system = format!("if=none,id=system,format=raw,readonly=on,file={}", value(&self.system));
