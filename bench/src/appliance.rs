@@ -18,8 +18,6 @@ use crate::Outcome;
 const READY_LIMIT: Duration = Duration::from_secs(180);
 /// Sparse: it takes as much as is written.
 const DATA_BYTES: u64 = 16 << 30;
-/// Processors the appliance works with.
-const CPUS: u32 = 2;
 
 /// What to boot.
 #[derive(Debug, Clone, Copy)]
@@ -60,15 +58,14 @@ impl Appliance {
         // Bound for a moment to learn a free port.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let (accelerator, how) = Accelerator::choose();
-        let mut cmdline = vec![image.cmdline.clone()];
-        cmdline.extend(accelerator.kernel_options(CPUS));
         let machine = Machine {
             accelerator,
             memory_mib: setup.memory_mib,
-            cpus: CPUS,
+            cpus: 2,
             kernel: project.kernel(),
             initramfs: project.initramfs(),
-            cmdline: cmdline.join(" "),
+            cmdline: image.cmdline,
+            append: Vec::new(),
             system: project.system_disk(),
             data: Some(data),
             data_throttle: setup.data_throttle,

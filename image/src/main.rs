@@ -238,16 +238,14 @@ fn machine(
         (Some(path), _) => Some(std::path::absolute(path)?),
         (None, _) => Some(project.data_disk()),
     };
-    let mut cmdline = vec![image.cmdline.clone()];
-    cmdline.extend(accelerator.kernel_options(args.smp));
-    cmdline.extend(args.append.iter().cloned());
     let machine = Machine {
         accelerator,
         memory_mib: args.mem,
         cpus: args.smp,
         kernel: project.kernel(),
         initramfs: project.initramfs(),
-        cmdline: cmdline.join(" "),
+        cmdline: image.cmdline.clone(),
+        append: args.append.clone(),
         system: project.system_disk(),
         data,
         data_throttle: args.data_throttle,

@@ -42,8 +42,10 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// Initramfs.
     pub initramfs: PathBuf,
-    /// Kernel command line.
+    /// The image's kernel command line; what the kernel has to know of its processors follows it.
     pub cmdline: String,
+    /// Words at the end of the kernel command line, where they override.
+    pub append: Vec<String>,
     /// Read-only system disk.
     pub system: PathBuf,
     /// Data disk; without one the appliance says that it has none.
@@ -71,7 +73,11 @@ impl Machine {
         add(self.accelerator.arguments());
         let processors = self.accelerator.processors(self.cpus);
         add(&["-m", &self.memory_mib.to_string(), "-smp", &processors.to_string()]);
-        add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initramfs), "-append", &self.cmdline]);
+        add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initramfs)]);
+        let mut cmdline = vec![self.cmdline.clone()];
+        cmdline.extend(self.accelerator.kernel_options(self.cpus));
+        cmdline.extend(self.append.iter().cloned());
+        add(&["-append", &cmdline.join(" ")]);
 
         let system = format!("if=none,id=system,format=raw,readonly=on,file={}", value(&self.system));
         add(&["-drive", &system, "-device", "virtio-blk-pci,drive=system,serial=mote-system"]);
@@ -138,12 +144,13 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
-            accelerator: Accelerator::Tcg,
+            accelerator: Accelerator::Kvm,
             memory_mib: 1024,
             cpus: 2,
             kernel: "/d/bzImage".into(),
             initramfs: "/d/initramfs.cpio".into(),
             cmdline: "console=ttyS0 quiet".into(),
+            append: Vec::new(),
             system: "/d/sys,tem.img".into(),
             data: Some("/d/data.img".into()),
             data_throttle: None,
@@ -169,6 +176,19 @@ mod tests {
         assert!(!drives[1].contains("readonly"));
         assert_eq!(after(&command, "-netdev"), ["user,id=net0,hostfwd=tcp:127.0.0.1:9090-:8080"]);
         assert_eq!(after(&command, "-qmp"), ["unix:/r/qmp,server=on,wait=off"]);
+    }
+
+    #[test]
+    fn an_emulated_machine_has_a_processor_more_that_runs_no_programs() {
+        assert_eq!(after(&machine().command(), "-smp"), ["2"]);
+        let emulated = Machine { accelerator: Accelerator::Tcg, append: vec!["a=b".into()], ..machine() };
+        let command = emulated.command();
+        assert_eq!(after(&command, "-smp"), ["3"]);
+        let cmdline = after(&command, "-append")[0];
+        assert!(
+            cmdline.starts_with("console=ttyS0 quiet ") && cmdline.ends_with(" isolcpus=0 a=b"),
+            "{cmdline}"
+        );
     }
 
     #[test]
