@@ -61,6 +61,30 @@ def test_a_disk_that_becomes_slow_only_makes_it_slower(machine, lambdas, recorde
     assert restored(machine, lambdas, recorded, "faasnap")["event"] == EVENT
 
 
+def test_a_disk_that_cannot_be_read_costs_time_or_an_error_never_a_wrong_answer(machine, lambdas, recorded):
+    for mode in ("faasnap", "reap", "lazy"):
+        reply = http.request(machine.port, "POST", f"/system/snapshots/{recorded}/evict-cache")
+        assert reply.status == 200, str(reply)
+        machine.put_away()
+        with machine.unreadable_data():
+            reply = http.request(
+                machine.port, "POST", f"/2015-03-31/functions/{recorded}/invocations", EVENT,
+                timeout=120, headers={"X-Mote-Restore-Mode": mode},
+            )
+            # The snapshot is given up; a boot may find what it needs in memory.
+            assert reply.headers.get("x-mote-served-by") != "restore", str(reply)
+            if reply.status == 200:
+                assert reply.json["event"] == EVENT
+            else:
+                assert reply.status in (500, 502, 503) and reply.json["Message"], str(reply)
+            assert http.request(machine.port, "GET", "/system/status", timeout=30).status == 200
+        # It is made again, and from then on everything is as it was.
+        assert invoke(lambdas, recorded, EVENT).json["event"] == EVENT
+        reply = http.request(machine.port, "POST", f"/system/snapshots/{recorded}/record", EVENT, timeout=120)
+        assert reply.status == 200, str(reply)
+        assert restored(machine, lambdas, recorded, mode)["event"] == EVENT
+
+
 def test_calls_go_on_while_the_snapshot_is_replaced(machine, lambdas, recorded):
     """Who began with the old one goes on with it, who comes later gets the new one."""
     failed, over = [], threading.Event()

@@ -1,5 +1,6 @@
 """One virtual machine that runs the appliance: its QEMU process, disks, console, power button and power plug."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import http
@@ -162,6 +164,35 @@ class Appliance:
                 "block_set_io_throttle", device="data", bps=0, bps_rd=bytes_per_second, bps_wr=0,
                 iops=0, iops_rd=reads_per_second, iops_wr=0,
             )
+
+    @contextmanager
+    def unreadable_data(self):
+        """While this lasts, every read of the data disk fails; what is written is written."""
+        with Qmp(self._qmp) as qmp:
+            disk = self._backend(qmp, "mote-data")
+            whole = next(entry for entry in qmp.execute("query-block") if entry["device"] == "data")
+            node = whole["inserted"]["node-name"]
+            fault = {"event": "none", "iotype": "read", "errno": errno.EIO, "once": False}
+            qmp.execute(
+                "blockdev-add", **{"driver": "blkdebug", "node-name": "unreadable", "image": node, "inject-error": [fault]}
+            )
+            qmp.execute("qom-set", path=disk, property="drive", value="unreadable")
+        try:
+            yield
+        finally:
+            with Qmp(self._qmp) as qmp:
+                qmp.execute("qom-set", path=disk, property="drive", value=node)
+                qmp.execute("blockdev-del", **{"node-name": "unreadable"})
+
+    @staticmethod
+    def _backend(qmp: Qmp, serial: str) -> str:
+        """QEMU's path of the disk with this serial number."""
+        for entry in qmp.execute("qom-list", path="/machine/peripheral-anon"):
+            if entry["type"] == "child<virtio-blk-pci>":
+                path = f"/machine/peripheral-anon/{entry['name']}/virtio-backend"
+                if qmp.execute("qom-get", path=path, property="serial") == serial:
+                    return path
+        raise AssertionError(f"No disk has the serial number {serial}")
 
     def wait_off(self, limit_s: float = STOP_LIMIT_S) -> float:
         """Waits until the machine has switched itself off; seconds it took."""

@@ -1,4 +1,4 @@
-"""The little of QEMU's machine protocol that the tests need: the power button, a disk that becomes slow."""
+"""The little of QEMU's machine protocol that the tests need: the power button, a disk that becomes slow or fails."""
 
 import json
 import socket
