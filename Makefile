@@ -83,7 +83,7 @@ lint: setup
 bench: image
 	cargo build --quiet --release -p bench -p mote-monitor
 	mkdir -p results
-	set -e; for name in monitor paging steps start; do \
+	set -e; for name in monitor paging steps start network; do \
 	    cargo run --quiet --release -p bench -- $$name --json results/$$name.json $(ARGS); done
 	set -e; for disk in nvme network; do \
 	    cargo run --quiet --release -p bench -- restore --runs $(RUNS) --disk $$disk \

@@ -8,6 +8,7 @@ mod figures;
 mod functions;
 mod inputs;
 mod monitor;
+mod network;
 mod paging;
 mod plots;
 mod program;
@@ -44,6 +45,8 @@ enum Bench {
     Paging(paging::Options),
     /// The same with what makes it quick added one step at a time (native, needs /dev/kvm).
     Steps(paging::Options),
+    /// Endpoints of sandboxes: how long they take to make, and what they carry (native, needs root).
+    Network(network::Options),
     /// One call served cold, from a snapshot and warm, in the booted appliance (needs `make image`).
     Start(start::Options),
     /// Every function of bench/functions recorded with one input and called with another, in each restore mode, in the
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Bench::Monitor(options) => monitor::run(options, arguments.runs),
         Bench::Paging(options) => paging::run(options, arguments.runs),
         Bench::Steps(options) => paging::steps(options, arguments.runs),
+        Bench::Network(options) => network::run(options, arguments.runs),
         Bench::Start(options) => start::run(options, arguments.runs),
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),

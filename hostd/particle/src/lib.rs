@@ -1,0 +1,31 @@
+//! Networks that are there before the sandbox is (Particle, chapter 3 of Ao's dissertation, for microVMs).
+//!
+//! A tenant has one network namespace on a machine. In it stand multi-queue TAP devices whose queues were all opened in
+//! advance; an eBPF program chooses the queue by the last byte of the destination address. So an endpoint is an
+//! address and a file descriptor: [`Network::attach`] leases both without a netlink call, a lock of the kernel's or a
+//! new device, and dropping the [`Endpoint`] gives them back.
+//!
+//! ```text
+//!   tenant's namespace          lo: gateway address, names
+//!   ┌──────────────────────────────────────────────────┐
+//!   │  tap0  queue 0…255   address = subnet + 0…255    │──> a microVM's network device, one queue each
+//!   │  tap1  queue 0…255   address = subnet + 256…511  │
+//!   │  vxlan0  one route and one forwarding entry per other machine
+//!   └──────────────────────────────────────────────────┘
+//! ```
+//!
+//! Nothing here has a name outside its namespace, and namespaces are held by descriptors alone: whatever ends this
+//! process, the kernel takes all of it away.
+
+pub mod bpf;
+pub mod lease;
+pub mod netlink;
+pub mod netns;
+pub mod network;
+pub mod overlay;
+pub mod plan;
+mod sysctl;
+pub mod tap;
+
+pub use network::{AttachError, Endpoint, Network, NetworkError, Shape};
+pub use plan::{Addresses, Node, Plan, PlanError, Subnet, Tenant};

@@ -1,0 +1,237 @@
+//! A tenant's network on this machine.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
+
+use crate::lease::{Exhausted, Leases};
+use crate::netlink::{Netlink, NetlinkError, index_of};
+use crate::netns::{Netns, NetnsError};
+use crate::plan::{Addresses, ENDPOINTS_PER_TAP, RESERVED, Subnet, TapPlan};
+use crate::sysctl::{self, SysctlError};
+use crate::tap::{MAC, Tap, TapError};
+
+/// What a network is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Endpoints, at most as many as the subnet has addresses left.
+    pub endpoints: u16,
+    /// Largest packet in bytes, on every device.
+    pub mtu: u16,
+    /// How long an address rests after use.
+    pub quarantine: Duration,
+}
+
+/// A network that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// Its namespace.
+    #[error("Cannot make a tenant's network")]
+    Namespace(#[from] NetnsError),
+    /// The namespace's settings.
+    #[error("Cannot make a tenant's network")]
+    Sysctl(#[from] SysctlError),
+    /// Its devices.
+    #[error("Cannot make a tenant's network")]
+    Tap(#[from] TapError),
+    /// Addresses and routes.
+    #[error("Cannot make a tenant's network")]
+    Netlink(#[from] NetlinkError),
+}
+
+/// No endpoint for a sandbox.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// All are taken.
+    #[error("No network endpoint is free")]
+    Exhausted(#[from] Exhausted),
+    /// The process has no descriptor left.
+    #[error("Cannot hand over a network endpoint")]
+    Descriptor(#[source] io::Error),
+}
+
+/// One tenant's namespace with its devices and the leases of its endpoints.
+#[derive(Debug)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    // Before the namespace: devices go first.
+    taps: Vec<Tap>,
+    leases: Mutex<Leases>,
+    subnet: Subnet,
+    netns: Netns,
+    netlink_calls: u64,
+}
+
+impl Network {
+    /// Makes a namespace for a subnet, with all its endpoints ready. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// When the kernel lacks something, or the process the privilege.
+    pub fn create(subnet: Subnet, shape: &Shape) -> Result<Self, NetworkError> {
+        let netns = Netns::create()?;
+        let endpoints = shape.endpoints.saturating_add(RESERVED).min(subnet.endpoints());
+        let (taps, netlink_calls) = netns.run(|| furnish(&subnet, endpoints, shape))??;
+        let leases = Mutex::new(Leases::new(RESERVED..endpoints, shape.quarantine));
+        Ok(Self { inner: Arc::new(Inner { taps, leases, subnet, netns, netlink_calls }) })
+    }
+
+    /// Leases an endpoint: a descriptor and two addresses. No netlink call.
+    ///
+    /// # Errors
+    /// When none is free, or no descriptor.
+    pub fn attach(&self) -> Result<Endpoint, AttachError> {
+        let number = self.inner.leases().take(Instant::now())?;
+        match self.inner.open(number) {
+            Ok((queue, addresses)) => {
+                Ok(Endpoint { queue, addresses, lease: Lease { network: Arc::clone(&self.inner), number } })
+            }
+            Err(error) => {
+                self.inner.give_back(number);
+                Err(AttachError::Descriptor(error))
+            }
+        }
+    }
+
+    /// Endpoints leased now.
+    pub fn leased(&self) -> usize {
+        self.inner.leases().leased()
+    }
+
+    /// Addresses of this network on this machine.
+    pub fn subnet(&self) -> &Subnet {
+        &self.inner.subnet
+    }
+
+    /// The namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.inner.netns
+    }
+
+    /// Netlink calls its making took.
+    pub fn netlink_calls(&self) -> u64 {
+        self.inner.netlink_calls
+    }
+
+    /// TAP devices.
+    pub fn taps(&self) -> &[Tap] {
+        &self.inner.taps
+    }
+}
+
+impl Inner {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, number: u16) -> io::Result<(OwnedFd, Addresses)> {
+        let (tap, queue) = self.place(number).ok_or(io::ErrorKind::NotFound)?;
+        let addresses = self.subnet.endpoint(number).ok_or(io::ErrorKind::NotFound)?;
+        Ok((tap.open(queue)?, addresses))
+    }
+
+    fn place(&self, number: u16) -> Option<(&Tap, u16)> {
+        let tap = self.taps.get(usize::from(number / ENDPOINTS_PER_TAP))?;
+        Some((tap, number % ENDPOINTS_PER_TAP))
+    }
+
+    fn give_back(&self, number: u16) {
+        if let Some((tap, queue)) = self.place(number) {
+            tap.close(queue);
+        }
+        self.leases().give_back(number, Instant::now());
+    }
+}
+
+/// Devices, addresses and routes in the calling thread's namespace.
+fn furnish(subnet: &Subnet, endpoints: u16, shape: &Shape) -> Result<(Vec<Tap>, u64), NetworkError> {
+    sysctl::apply()?;
+    let netlink = Netlink::open()?;
+    let loopback = index_of("lo")?;
+    netlink.set_link("bring up lo", LinkUnspec::new_with_index(loopback).up().build())?;
+    let Addresses { v4, v6 } = subnet.gateway();
+    netlink.add_address(loopback, v4.into(), 32)?;
+    netlink.add_address(loopback, v6.into(), 128)?;
+    let mut taps = Vec::new();
+    for plan in subnet.taps(endpoints) {
+        let tap = Tap::create(&plan, shape.mtu.into(), &netlink)?;
+        route(&netlink, &plan, tap.index())?;
+        taps.push(tap);
+    }
+    Ok((taps, netlink.calls()))
+}
+
+fn route(netlink: &Netlink, plan: &TapPlan, index: u32) -> Result<(), NetlinkError> {
+    let nets: [(IpAddr, u8); 2] =
+        [(plan.first.v4.into(), plan.v4().prefix_len()), (plan.first.v6.into(), plan.v6().prefix_len())];
+    for (network, prefix) in nets {
+        let what = format!("add route {network}/{prefix}");
+        let route = match network {
+            IpAddr::V4(network) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(network, prefix)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpAddr::V6(network) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(network, prefix)
+                .output_interface(index)
+                .build(),
+        };
+        netlink.add_route(&what, route)?;
+    }
+    Ok(())
+}
+
+/// An address and a queue, leased until this is dropped.
+#[derive(Debug)]
+pub struct Endpoint {
+    queue: OwnedFd,
+    addresses: Addresses,
+    lease: Lease,
+}
+
+#[derive(Debug)]
+struct Lease {
+    network: Arc<Inner>,
+    number: u16,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.network.give_back(self.number);
+    }
+}
+
+impl Endpoint {
+    /// Its addresses.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Its number in the tenant's subnet.
+    pub fn number(&self) -> u16 {
+        self.lease.number
+    }
+
+    /// Hardware address of its network device.
+    pub fn mac(&self) -> [u8; 6] {
+        MAC
+    }
+}
+
+impl AsFd for Endpoint {
+    /// The queue: frames behind a header of [`HEADER`](crate::tap::HEADER) bytes; does not block.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}

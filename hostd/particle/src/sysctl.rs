@@ -1,0 +1,52 @@
+//! Settings of a tenant's namespace.
+
+use std::io;
+use std::path::Path;
+
+/// Under `/proc/sys/net`, and why.
+const TENANT: &[(&str, &str)] = &[
+    // The namespace passes packets on between its endpoints: in and out by the same device.
+    ("ipv4/ip_forward", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    // Hardly any packet is for the namespace itself.
+    ("ipv4/ip_early_demux", "0"),
+    // Which would have it tell senders of a shorter way.
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    // Sources are checked by queue, more strictly than by route.
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    // No neighbour tells it where to send.
+    ("ipv4/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/all/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    // Addresses are assigned, so never tentative, and devices have none by themselves.
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/default/addr_gen_mode", "1"),
+];
+
+/// A setting the kernel did not take.
+#[derive(Debug, thiserror::Error)]
+#[error("Cannot set /proc/sys/net/{name} to {value}")]
+pub struct SysctlError {
+    /// The setting.
+    pub name: &'static str,
+    /// Its value.
+    pub value: &'static str,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Applies the settings to the calling thread's namespace.
+pub(crate) fn apply() -> Result<(), SysctlError> {
+    for (name, value) in TENANT {
+        std::fs::write(Path::new("/proc/sys/net").join(name), value).map_err(|source| SysctlError {
+            name,
+            value,
+            source,
+        })?;
+    }
+    Ok(())
+}

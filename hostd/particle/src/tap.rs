@@ -1,0 +1,226 @@
+//! A multi-queue TAP device: one descriptor per endpoint, all opened in advance.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use rtnetlink::LinkUnspec;
+
+use crate::bpf::{self, BpfError, Direction, Guard, Permitted};
+use crate::netlink::{Netlink, NetlinkError, index_of};
+use crate::plan::{ENDPOINTS_PER_TAP, TapPlan};
+
+const TUN: &str = "/dev/net/tun";
+
+/// Hardware address of every TAP device and of every guest's network device: neither asks for the other's, as a device
+/// without ARP takes its own address for its neighbours'. So a snapshot fits behind every queue.
+pub const MAC: [u8; 6] = [0x02, 0x6d, 0x6f, 0x74, 0x65, 0x00];
+
+/// Bytes before each frame: `struct virtio_net_hdr_v1`.
+pub const HEADER: usize = 12;
+
+/// Frames that wait for one endpoint. With segmentation left to the receiver each may hold 64 KiB.
+const WAITING: u32 = 128;
+
+/// Frames thrown away at once from a queue that changes hands: more than wait in it.
+const STALE: u32 = 4 * WAITING;
+
+// Flags and features of linux/if_tun.h.
+const TAP: i32 = 0x0002;
+const NO_PI: i32 = 0x1000;
+const VNET_HDR: i32 = 0x4000;
+const MULTI_QUEUE: i32 = 0x0100;
+const CSUM: libc::c_ulong = 0x01;
+const TSO4: libc::c_ulong = 0x02;
+const TSO6: libc::c_ulong = 0x04;
+
+// Calls of linux/if_tun.h.
+const SET_IFF: libc::c_ulong = 0x4004_54ca;
+const SET_OFFLOAD: libc::c_ulong = 0x4004_54d0;
+const SET_HEADER: libc::c_ulong = 0x4004_54d8;
+const SET_STEERING: libc::c_ulong = 0x8004_54e0;
+
+/// A TAP device that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TapError {
+    /// There are no TAP devices.
+    #[error("Cannot open {TUN}")]
+    Open(#[source] io::Error),
+    /// The kernel refused.
+    #[error("Cannot {what} of {name}")]
+    Device {
+        /// What was asked for.
+        what: &'static str,
+        /// The device.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Programs.
+    #[error("Cannot guard {name}")]
+    Guard {
+        /// The device.
+        name: String,
+        /// Why.
+        #[source]
+        source: BpfError,
+    },
+    /// Address, size, state.
+    #[error("Cannot configure {name}")]
+    Configure {
+        /// The device.
+        name: String,
+        /// Why.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
+/// A device with its queues.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    index: u32,
+    queues: Vec<File>,
+    permitted: Permitted,
+    _guards: [Guard; 2],
+}
+
+impl Tap {
+    /// Makes the device of a plan in the calling thread's namespace, opens its queues, and brings it up.
+    ///
+    /// # Errors
+    /// When the kernel has no TAP devices, no eBPF steering, or no TCX.
+    pub fn create(plan: &TapPlan, mtu: u32, netlink: &Netlink) -> Result<Self, TapError> {
+        let name = format!("tap{}", plan.number);
+        let guarded = |source| TapError::Guard { name: name.clone(), source };
+        let configured = |source| TapError::Configure { name: name.clone(), source };
+        let first = open_queue(&name)?;
+        call(&first, SET_HEADER, &mut i32::try_from(HEADER).unwrap_or_default(), "set the header", &name)?;
+        set_offload(&first, &name)?;
+        let steering = bpf::steer().map_err(guarded)?;
+        call(&first, SET_STEERING, &mut steering.as_fd().as_raw_fd(), "set the steering", &name)?;
+        let index = index_of(&name).map_err(configured)?;
+        let permitted = Permitted::none(ENDPOINTS_PER_TAP).map_err(guarded)?;
+        let place = |program, direction| Guard::place(&program, index, direction);
+        let guards = [
+            bpf::guard_in(plan.first).and_then(|program| place(program, Direction::In)).map_err(guarded)?,
+            bpf::guard_out(&permitted).and_then(|program| place(program, Direction::Out)).map_err(guarded)?,
+        ];
+        // Before the other queues are opened, which take their length from the device.
+        let link = LinkUnspec::new_with_index(index)
+            .address(MAC.to_vec())
+            .arp(false)
+            .mtu(mtu)
+            .txqueuelen(WAITING)
+            .up()
+            .build();
+        // A queue for every queue before the endpoints' own would only take memory.
+        netlink.set_queueing(index, "noqueue").map_err(configured)?;
+        netlink.set_link("bring up a TAP device", link).map_err(configured)?;
+        let mut queues = vec![first];
+        while queues.len() < usize::from(plan.queues) {
+            queues.push(open_queue(&name)?);
+        }
+        Ok(Self { name, index, queues, permitted, _guards: guards })
+    }
+
+    /// The device's name in its namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The device's number in its namespace.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Lets a queue be used: from now on frames are sent to it. What an earlier owner left in it is thrown away.
+    ///
+    /// # Errors
+    /// When there is no such queue, or no descriptor left.
+    pub fn open(&self, queue: u16) -> io::Result<OwnedFd> {
+        let file = self.queues.get(usize::from(queue)).ok_or(io::ErrorKind::NotFound)?;
+        let fd = file.try_clone()?.into();
+        discard(file);
+        self.permitted.permit(queue);
+        Ok(fd)
+    }
+
+    /// Nothing is sent to the queue any more, and what waits in it is thrown away.
+    pub fn close(&self, queue: u16) {
+        self.permitted.forbid(queue);
+        if let Some(file) = self.queues.get(usize::from(queue)) {
+            discard(file);
+        }
+    }
+}
+
+/// Reads until nothing is left, within a bound.
+fn discard(mut queue: &File) {
+    // The kernel throws the rest of a frame away.
+    let mut byte = [0; HEADER + 1];
+    for _ in 0..STALE {
+        match queue.read(&mut byte) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+}
+
+/// `struct ifreq` as `TUNSETIFF` reads it.
+#[repr(C)]
+struct Request {
+    name: [u8; libc::IFNAMSIZ],
+    flags: i16,
+    padding: [u8; 22],
+}
+
+/// Opens another queue of the device, which is made with the first.
+fn open_queue(name: &str) -> Result<File, TapError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(TUN)
+        .map_err(TapError::Open)?;
+    let flags = i16::try_from(TAP | NO_PI | VNET_HDR | MULTI_QUEUE).unwrap_or_default();
+    let mut request = Request { name: [0; libc::IFNAMSIZ], flags, padding: [0; 22] };
+    for (to, from) in request.name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from;
+    }
+    call(&file, SET_IFF, &mut request, "open a queue", name)?;
+    Ok(file)
+}
+
+/// Checksums and segmentation are the receiver's: within one machine nobody needs them.
+fn set_offload(queue: &File, name: &str) -> Result<(), TapError> {
+    // SAFETY: this call takes its argument by value, and no pointer.
+    let done = unsafe { libc::ioctl(queue.as_raw_fd(), SET_OFFLOAD, CSUM | TSO4 | TSO6) };
+    answered(done, "set the offloads", name)
+}
+
+fn call<T>(
+    queue: &File,
+    request: libc::c_ulong,
+    argument: &mut T,
+    what: &'static str,
+    name: &str,
+) -> Result<(), TapError> {
+    // SAFETY: the calls made here read a structure of the type given, and keep no pointer to it; TUNSETIFF writes the
+    // device's name into it.
+    let done = unsafe { libc::ioctl(queue.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+    answered(done, what, name)
+}
+
+fn answered(done: i32, what: &'static str, name: &str) -> Result<(), TapError> {
+    if done < 0 {
+        let source = io::Error::last_os_error();
+        return Err(TapError::Device { what, name: name.to_owned(), source });
+    }
+    Ok(())
+}
