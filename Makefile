@@ -83,12 +83,12 @@ lint: setup
 bench: image
 	cargo build --quiet --release -p bench -p mote-monitor
 	mkdir -p results
-	set -e; for name in monitor paging steps start network; do \
+	set -e; for name in monitor paging steps start; do \
 	    cargo run --quiet --release -p bench -- $$name --json results/$$name.json $(ARGS); done
 	set -e; for disk in nvme network; do \
 	    cargo run --quiet --release -p bench -- restore --runs $(RUNS) --disk $$disk \
 	        --json results/restore-$$disk.json; done
-	set -e; for name in inputs burst; do \
+	set -e; for name in inputs burst network; do \
 	    cargo run --quiet --release -p bench -- $$name --runs $(RUNS) --json results/$$name.json; done
 	cargo run --quiet --release -p bench -- plots
 

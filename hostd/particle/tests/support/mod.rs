@@ -20,13 +20,17 @@ pub const NEVER: Duration = Duration::from_millis(150);
 
 pub const SHAPE: Shape = Shape { endpoints: 10, mtu: 1400, quarantine: Duration::ZERO };
 
-/// Whether this runs as root; says so if not.
+/// Whether namespaces and TAP devices can be made here; says so if not.
 pub fn root() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("skipped: needs root, for network namespaces");
-    }
-    root
+    let missing = if !rustix::process::geteuid().is_root() {
+        "root, for network namespaces"
+    } else if !std::path::Path::new("/dev/net/tun").exists() {
+        "/dev/net/tun"
+    } else {
+        return true;
+    };
+    println!("skipped: needs {missing}");
+    false
 }
 
 pub fn plan() -> Plan {
