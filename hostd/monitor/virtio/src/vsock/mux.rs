@@ -58,6 +58,8 @@ impl Mux {
     /// Hangs up on everybody and accepts no one.
     pub(super) fn stop(&mut self) {
         self.poll.remove(self.host.as_fd());
+        // Nobody would take notice of it, again and again.
+        self.poll.cancel();
         self.peers.clear();
         self.wishes.clear();
         self.replies.clear();

@@ -15,28 +15,28 @@ use rustix::time::{
 };
 
 /// Name of a descriptor in the epoll. Never used twice, so an event of a closed socket finds nobody.
-pub(super) type Token = u64;
+pub(crate) type Token = u64;
 
 /// The listening socket.
-pub(super) const LISTENER: Token = 0;
+pub(crate) const LISTENER: Token = 0;
 /// The timer.
-pub(super) const TIMER: Token = 1;
+pub(crate) const TIMER: Token = 1;
 /// First token of everything else.
-pub(super) const FIRST_PEER: Token = 2;
+pub(crate) const FIRST_PEER: Token = 2;
 
 /// Events taken at once; the rest is reported again.
 const BATCH: usize = 64;
 
 /// epoll and timer.
 #[derive(Debug)]
-pub(super) struct Poll {
+pub(crate) struct Poll {
     epoll: OwnedFd,
     timer: OwnedFd,
     armed: Option<Instant>,
 }
 
 impl Poll {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
@@ -44,23 +44,23 @@ impl Poll {
         Ok(Self { epoll, timer, armed: None })
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.epoll.as_raw_fd()
     }
 
     /// Watches a socket in every direction; its present state is reported first.
-    pub(super) fn add(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
+    pub(crate) fn add(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
-    pub(super) fn remove(&self, socket: impl AsFd) {
+    pub(crate) fn remove(&self, socket: impl AsFd) {
         // Only fails if it was not in.
         let _ = epoll::delete(&self.epoll, socket);
     }
 
     /// What is ready now.
-    pub(super) fn ready(&self) -> Vec<(Token, EventFlags)> {
+    pub(crate) fn ready(&self) -> Vec<(Token, EventFlags)> {
         let mut events: Vec<Event> = Vec::with_capacity(BATCH);
         // Interrupted or out of kernel memory: whatever is ready stays so and is reported again.
         let _ = epoll::wait(
@@ -72,12 +72,22 @@ impl Poll {
     }
 
     /// Makes the timer go off at `deadline` at the latest.
-    pub(super) fn arm(&mut self, deadline: Instant) {
+    pub(crate) fn arm(&mut self, deadline: Instant) {
         if self.armed.is_some_and(|armed| armed <= deadline) {
             return;
         }
         // A timer of zero would never go off.
-        let wait = deadline.saturating_duration_since(Instant::now()).as_nanos().max(1);
+        self.set(deadline.saturating_duration_since(Instant::now()).as_nanos().max(1));
+        self.armed = Some(deadline);
+    }
+
+    /// Takes the timer back: it does not go off, and what it has to say is forgotten.
+    pub(crate) fn cancel(&mut self) {
+        self.set(0);
+        self.armed = None;
+    }
+
+    fn set(&self, wait: u128) {
         let value = Timespec {
             tv_sec: i64::try_from(wait / 1_000_000_000).unwrap_or(i64::MAX),
             tv_nsec: Nsecs::try_from(wait % 1_000_000_000).unwrap_or(0),
@@ -85,11 +95,10 @@ impl Poll {
         let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         // The arguments are valid, and nothing else makes it fail.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
-        self.armed = Some(deadline);
     }
 
     /// The timer went off: it is quiet until armed again.
-    pub(super) fn disarm(&mut self) {
+    pub(crate) fn disarm(&mut self) {
         let mut expirations = [0u8; 8];
         // Nothing to read when it was armed anew in between: it will go off once more, which is harmless.
         let _ = rustix::io::read(&self.timer, &mut expirations);

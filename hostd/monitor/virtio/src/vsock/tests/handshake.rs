@@ -201,3 +201,15 @@ fn lines_are_parsed_strictly() {
         assert_eq!(parse(line), None, "{line:?}");
     }
 }
+
+#[test]
+fn a_reset_while_a_client_hesitates_leaves_a_quiet_device() {
+    let place = Place::new();
+    let mut guest = place.guest(VsockLimits { handshake_timeout: Duration::from_millis(50), ..quick() });
+    let _client = UnixStream::connect(place.path()).unwrap();
+    guest.machine.pump(100);
+    guest.machine.write(virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS, 0);
+    std::thread::sleep(Duration::from_millis(100));
+    guest.machine.pump(0);
+    assert_eq!(guest.machine.step(50), 0, "events of a device nobody drives");
+}
