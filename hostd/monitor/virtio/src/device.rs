@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::Interrupt;
 use crate::block::BlockState;
+use crate::net::NetState;
 use crate::rng::RngState;
 use crate::vsock::VsockState;
 
@@ -17,7 +18,7 @@ use crate::vsock::VsockState;
 ///
 /// The transport owns queues and memory and lends them as [`DeviceIo`]; a device holds only what is its own.
 pub trait VirtioDevice: Send {
-    /// Device type of the virtio specification (2 block, 4 entropy, 19 socket).
+    /// Device type of the virtio specification (1 network, 2 block, 4 entropy, 19 socket).
     fn device_type(&self) -> u32;
 
     /// Largest size of each queue, in entries; each a power of two.
@@ -172,6 +173,8 @@ pub enum DeviceState {
     Vsock(VsockState),
     /// Entropy device.
     Rng(RngState),
+    /// Network device.
+    Net(NetState),
 }
 
 /// A device cannot start.
@@ -215,6 +218,14 @@ pub enum RestoreDeviceError {
         /// Read-only now.
         found_ro: bool,
     },
+    /// A guest that knows its address cannot be given another.
+    #[error("Network device has address {}, the snapshot's has {}", hardware(found), hardware(saved))]
+    Mac {
+        /// When saved.
+        saved: [u8; 6],
+        /// Now.
+        found: [u8; 6],
+    },
     /// A field of the state has a value no device writes.
     #[error("Field {0} of the device state is out of range")]
     Field(&'static str),
@@ -227,8 +238,14 @@ impl DeviceState {
             Self::Block(_) => "a block device",
             Self::Vsock(_) => "a socket device",
             Self::Rng(_) => "an entropy device",
+            Self::Net(_) => "a network device",
         }
     }
+}
+
+/// A hardware address as it is written.
+fn hardware(address: &[u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Reads `data` at `offset` of a configuration space that consists of `config` and zeros.

@@ -1,8 +1,8 @@
-//! virtio-mmio transport and devices of the monitor: block, vsock, rng.
+//! virtio-mmio transport and devices of the monitor: block, vsock, rng, net.
 //!
 //! # How a monitor uses it
 //!
-//! 1. Make a device ([`Block`], [`Vsock`], [`Rng`]) and wrap it: [`MmioTransport::new`], in an `Arc`.
+//! 1. Make a device ([`Block`], [`Vsock`], [`Rng`], [`Net`]) and wrap it: [`MmioTransport::new`], in an `Arc`.
 //! 2. Give the guest a 4 KiB window ([`MMIO_WINDOW`]); vCPU threads pass exits in it to
 //!    [`MmioTransport::read`] and [`MmioTransport::write`].
 //! 3. Register the transport's [`irq`](MmioTransport::irq) as a KVM irqfd, and each of
@@ -29,6 +29,8 @@ mod chain;
 mod device;
 mod interrupt;
 pub mod mmio;
+pub mod net;
+mod ring;
 pub mod rng;
 #[cfg(test)]
 mod testing;
@@ -39,5 +41,6 @@ pub use chain::{Buffers, ChainError};
 pub use device::{ActivateError, DeviceIo, DeviceState, RestoreDeviceError, Served, VirtioDevice};
 pub use interrupt::Interrupt;
 pub use mmio::{MMIO_WINDOW, MmioTransport, QUEUE_NOTIFY, RestoreError, TransportError, TransportState};
+pub use net::{Net, NetConfig, NetError, NetLink};
 pub use rng::Rng;
 pub use vsock::{Vsock, VsockConfig, VsockError, VsockLimits, VsockListener};

@@ -41,6 +41,13 @@ pub struct Ring {
     used: u16,
 }
 
+impl Ring {
+    /// Chains made available so far, modulo 2^16.
+    pub fn available(&self) -> u16 {
+        self.avail
+    }
+}
+
 pub struct Machine {
     pub mem: GuestMemoryMmap,
     pub transport: Arc<MmioTransport>,

@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use mote_virtio_fuzz::{Rng, address, block, testing::BUFFERS, testing::Machine, vsock};
+use mote_virtio_fuzz::{Rng, address, block, net, testing::BUFFERS, testing::Machine, vsock};
 
 #[derive(Arbitrary, Debug)]
 struct Descriptor {
@@ -26,9 +26,15 @@ struct Input {
 
 fuzz_target!(|input: Input| {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut machine = Machine::new(match input.device % 3 {
+    let (net, outside) = net();
+    let mut machine = Machine::new(match input.device % 4 {
         0 => block(folder.path()),
         1 => vsock(folder.path()),
+        2 => {
+            // What the guest is to receive; the wire ends here.
+            let _ = outside.send(&input.buffer[..input.buffer.len().min(0x8000)]);
+            net
+        }
         _ => Box::new(Rng::new()),
     });
     machine.put(BUFFERS, &input.buffer[..input.buffer.len().min(0x10000)]);

@@ -6,6 +6,7 @@ pub use mote_virtio::*;
 #[allow(dead_code)]
 pub mod testing;
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use testing::{BUFFERS, MEMORY, SEAM};
@@ -23,6 +24,16 @@ pub fn block(folder: &Path) -> Box<dyn VirtioDevice> {
     std::fs::write(&path, [7; 16 * 512]).expect("a drive");
     let config = BlockConfig { path, read_only: false, id: "fuzz".to_owned(), sectors: None };
     Box::new(Block::open(&config).expect("a block device"))
+}
+
+/// A network device whose frames go nowhere.
+pub fn net() -> (Box<dyn VirtioDevice>, UnixDatagram) {
+    let (queue, outside) = UnixDatagram::pair().expect("two ends");
+    let limit = net::Limit::default();
+    let (v4, v6) = ([10, 64, 0, 2].into(), [0xfd6d, 0, 0, 0, 0, 0, 0, 2].into());
+    let link = NetLink { queue: queue.into(), v4, v6, tx: limit, rx: limit };
+    let config = NetConfig { mac: [2, 0, 0, 0, 0, 0], mtu: 1500, link: Some(link) };
+    (Box::new(Net::new(config).expect("a network device")), outside)
 }
 
 /// An address that is more often interesting than not.

@@ -130,7 +130,8 @@ impl Registers {
             | reg::VIRTIO_MMIO_SHM_LEN_HIGH
             | reg::VIRTIO_MMIO_SHM_BASE_LOW
             | reg::VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            // ConfigGeneration never moves: no configuration space of ours changes.
+            // ConfigGeneration never moves: what changes in a configuration space of ours is one field of two bytes,
+            // which is read at once.
             _ => 0,
         }
     }

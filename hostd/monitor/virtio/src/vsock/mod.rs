@@ -17,7 +17,7 @@ mod listener;
 mod mux;
 mod peers;
 mod persist;
-mod poll;
+pub(crate) mod poll;
 mod queue;
 mod sys;
 #[cfg(test)]

@@ -1,13 +1,11 @@
 //! The three queues: packets to the guest, packets from it, and events.
 
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use virtio_queue::QueueT;
-use vm_memory::{Bytes, GuestAddress};
 
 use super::mux::Mux;
-use crate::{Buffers, DeviceIo, Served};
+use crate::{Buffers, DeviceIo, Served, ring};
 
 /// Packets to the guest.
 pub(super) const RX: usize = 0;
@@ -114,23 +112,13 @@ pub(super) fn reset(io: &mut DeviceIo, state: Reset, now: Instant) -> Reset {
 
 /// Event buffers the guest made available so far, modulo 2^16.
 fn given(io: &DeviceIo) -> Option<u16> {
-    io.queues.get(EVENT)?.avail_idx(&io.mem, Ordering::Acquire).ok().map(|index| index.0)
+    ring::given(io.queues.get(EVENT)?, &io.mem)
 }
 
-/// Makes the driver kick when it gives the next event buffer. virtio-queue can only ask for a kick after all buffers
-/// that are there have been taken, and most of them stay.
+/// Makes the driver kick when it gives the next event buffer; most of those that are there stay.
 fn ask_for_kick(io: &mut DeviceIo, given: u16) {
     let Some(queue) = io.queues.get_mut(EVENT) else { return };
-    if queue.event_idx_enabled() {
-        // avail_event follows the used ring's header and entries; that it lies in memory was checked with the ring.
-        let at = 4 + 8 * u64::from(queue.size());
-        if let Some(at) = queue.used_ring().checked_add(at) {
-            let _ = io.mem.store(given.to_le(), GuestAddress(at), Ordering::Relaxed);
-        }
-    } else {
-        let _ = queue.enable_notification(&io.mem);
-    }
-    fence(Ordering::SeqCst);
+    ring::ask_for_kick(queue, &io.mem, given);
     // If it gave one in between, it did not kick.
     io.kick(EVENT);
 }
