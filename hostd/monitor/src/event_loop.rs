@@ -225,6 +225,7 @@ fn carry_out(machine: &mut Machine, request: &Request, exit: &ExitSignal) -> Rep
             state: Some(machine.state()),
             memory_bytes: Some(machine.memory_bytes()),
             vcpus: Some(machine.vcpus()),
+            net: machine.traffic(),
             ..Reply::done()
         },
         Request::Quit => {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::net::NetArgument;
 use crate::machine::Drive;
 use crate::memory::restore::RestoreMode;
 
@@ -125,6 +126,13 @@ pub(super) struct Common {
     /// With `--vsock fd:N`: the path whose `_PORT` siblings the guest's own connections go to.
     #[arg(long)]
     pub(super) vsock_path: Option<PathBuf>,
+    /// Network device. `fd:N,v4=ADDRESS,v6=ADDRESS`: its link is N, the inherited queue of a TAP device whose frames
+    /// are behind a header of 12 bytes; the guest may send from these addresses only. `detached`: its link is down.
+    /// Either may be followed by `,mac=02:6d:6f:74:65:00` and `,mtu=1500`, which are the defaults, the first also by
+    /// limits per second: `,tx-bytes=N`, `,tx-packets=N` (from the guest), `,rx-bytes=N`, `,rx-packets=N` (to it).
+    /// Default: `boot` makes no device; `restore` detaches the one the snapshot has. A restored guest keeps its MTU.
+    #[arg(long, value_name = "LINK")]
+    pub(super) net: Option<NetArgument>,
     /// Control socket: a path to listen on, or `fd:N` of a connected one whose end ends the monitor.
     #[arg(long)]
     pub(super) control: Option<Endpoint>,

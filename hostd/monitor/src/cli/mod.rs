@@ -1,6 +1,7 @@
 //! The command line.
 
 mod args;
+mod net;
 mod run;
 
 use std::ffi::OsString;

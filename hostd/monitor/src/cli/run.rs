@@ -6,8 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use mote_virtio::NetConfig;
+
 use super::EXIT_INCOMPATIBLE;
 use super::args::{Boot, Common, Endpoint, Restore};
+use super::net::NetArgument;
 use crate::control::{Event, Server, ServerError};
 use crate::event_loop::{self, LoopError};
 use crate::machine::{BootConfig, Machine, RestoreConfig, SerialTarget, StartError, VsockEnds};
@@ -25,7 +28,7 @@ enum RunError {
         #[source]
         source: io::Error,
     },
-    #[error("Descriptor {0} cannot be both vsock and control socket")]
+    #[error("Descriptor {0} cannot be two of vsock, control socket and network")]
     Twice(RawFd),
     #[error("--vsock fd:{0} needs --vsock-path for the connections the guest makes")]
     NoVsockPath(RawFd),
@@ -47,6 +50,7 @@ struct Frame {
     signals: Signals,
     exit: Arc<ExitSignal>,
     vsock: Option<VsockEnds>,
+    net: Option<NetConfig>,
     serial: SerialTarget,
     terminal: bool,
     timings: bool,
@@ -75,14 +79,26 @@ fn inherit(fd: RawFd) -> Result<OwnedFd, RunError> {
     Ok(owned)
 }
 
+/// A descriptor that is to be taken over for two purposes.
+fn twice(common: &Common) -> Option<RawFd> {
+    let endpoint = |endpoint: &Option<Endpoint>| match endpoint {
+        Some(Endpoint::Descriptor(fd)) => Some(*fd),
+        _ => None,
+    };
+    let net = common.net.as_ref().and_then(NetArgument::descriptor);
+    let mut seen = Vec::new();
+    [endpoint(&common.vsock), endpoint(&common.control), net].into_iter().flatten().find(|fd| {
+        let known = seen.contains(fd);
+        seen.push(*fd);
+        known
+    })
+}
+
 fn prepare(common: Common) -> Result<Frame, RunError> {
     let signals = Signals::collect().map_err(RunError::Signals)?;
     let exit = Arc::new(ExitSignal::new().map_err(RunError::Event)?);
-    if let (Some(Endpoint::Descriptor(one)), Some(Endpoint::Descriptor(other))) =
-        (&common.vsock, &common.control)
-        && one == other
-    {
-        return Err(RunError::Twice(*one));
+    if let Some(fd) = twice(&common) {
+        return Err(RunError::Twice(fd));
     }
     let stdin_is_control = common.control == Some(Endpoint::Descriptor(0));
     let server = match common.control {
@@ -101,6 +117,10 @@ fn prepare(common: Common) -> Result<Frame, RunError> {
         }
         (Some(Endpoint::Descriptor(fd)), None) => return Err(RunError::NoVsockPath(fd)),
     };
+    let net = match common.net {
+        None => None,
+        Some(net) => Some(net.with(inherit)?),
+    };
     let serial = match common.serial {
         None => SerialTarget::Nowhere,
         Some(path) if path.as_os_str() == "-" => SerialTarget::Terminal,
@@ -108,7 +128,7 @@ fn prepare(common: Common) -> Result<Frame, RunError> {
     };
     // What is typed goes to the guest, unless standard input is the control socket.
     let terminal = serial == SerialTarget::Terminal && !stdin_is_control;
-    Ok(Frame { server, signals, exit, vsock, serial, terminal, timings: common.timings })
+    Ok(Frame { server, signals, exit, vsock, net, serial, terminal, timings: common.timings })
 }
 
 /// `mote-monitor boot`.
@@ -116,8 +136,8 @@ pub(super) fn boot(arguments: Boot, meter: Meter) -> ExitCode {
     let drives = arguments.rootfs.into_iter().chain(arguments.drives).map(|drive| drive.0).collect();
     let (kernel, memory_mib, vcpus) = (arguments.kernel, arguments.mem, arguments.vcpus);
     let (cmdline, cid) = (arguments.cmdline, arguments.cid);
-    start(arguments.common, meter, |vsock, serial, exit, meter| {
-        let config = BootConfig { kernel, drives, memory_mib, vcpus, cmdline, cid, vsock, serial };
+    start(arguments.common, meter, |vsock, net, serial, exit, meter| {
+        let config = BootConfig { kernel, drives, memory_mib, vcpus, cmdline, cid, vsock, net, serial };
         Machine::boot(config, exit, meter)
     })
 }
@@ -132,8 +152,8 @@ pub(super) fn restore(arguments: Restore, meter: Meter) -> ExitCode {
         populate: !arguments.no_populate,
         large_pages: !arguments.no_large_pages,
     };
-    start(arguments.common, meter, |vsock, serial, exit, meter| {
-        Machine::restore(RestoreConfig { dir, options, base, drives, vsock, serial }, exit, meter)
+    start(arguments.common, meter, |vsock, net, serial, exit, meter| {
+        Machine::restore(RestoreConfig { dir, options, base, drives, vsock, net, serial }, exit, meter)
     })
 }
 
@@ -142,6 +162,7 @@ fn start(
     mut meter: Meter,
     make: impl FnOnce(
         Option<VsockEnds>,
+        Option<NetConfig>,
         SerialTarget,
         &Arc<ExitSignal>,
         &mut Meter,
@@ -153,7 +174,8 @@ fn start(
         Err(error) => return failed(&error, None),
     };
     meter.phase("sockets and signals");
-    let machine = match make(frame.vsock.take(), frame.serial, &frame.exit, &mut meter) {
+    let (vsock, net) = (frame.vsock.take(), frame.net.take());
+    let machine = match make(vsock, net, frame.serial, &frame.exit, &mut meter) {
         Ok(machine) => machine,
         Err(error) => return failed(&RunError::Start(error), frame.server),
     };

@@ -9,6 +9,7 @@ mod server;
 
 use std::path::PathBuf;
 
+use mote_virtio::net::NetCounts;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
@@ -69,6 +70,9 @@ pub struct Reply {
     /// [`memory_checksum`](crate::snapshot::memory_checksum).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_checksum: Option<String>,
+    /// What passed through the network device since it was made, and what did not (status; absent without one).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetCounts>,
 }
 
 impl Reply {

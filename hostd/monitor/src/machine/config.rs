@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use mote_virtio::NetConfig;
+
 use crate::memory::restore::RestoreOptions;
 
 /// A drive.
@@ -46,6 +48,7 @@ pub(crate) struct BootConfig {
     pub(crate) cmdline: String,
     pub(crate) cid: u32,
     pub(crate) vsock: Option<VsockEnds>,
+    pub(crate) net: Option<NetConfig>,
     pub(crate) serial: SerialTarget,
 }
 
@@ -59,5 +62,7 @@ pub(crate) struct RestoreConfig {
     /// Index of a drive, and the file to use instead of the recorded one.
     pub(crate) drives: Vec<(usize, PathBuf)>,
     pub(crate) vsock: Option<VsockEnds>,
+    /// Where its network device leads, if it has one. Nowhere if it is not said.
+    pub(crate) net: Option<NetConfig>,
     pub(crate) serial: SerialTarget,
 }

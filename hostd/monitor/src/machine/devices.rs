@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kvm_ioctls::IoEventAddress;
 use mote_virtio::{
-    Block, BlockConfig, DeviceState, MmioTransport, QUEUE_NOTIFY, Rng, TransportState, VirtioDevice, Vsock,
-    VsockConfig, VsockListener,
+    Block, BlockConfig, DeviceState, MmioTransport, Net, NetConfig, QUEUE_NOTIFY, Rng, TransportState,
+    VirtioDevice, Vsock, VsockConfig, VsockListener,
 };
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -40,8 +40,31 @@ pub(super) fn vsock(cid: u32, ends: VsockEnds) -> Result<Vsock, StartError> {
     Ok(Vsock::new(VsockConfig { cid: u64::from(cid), listener, path: ends.path })?)
 }
 
-/// The devices of a new microVM: drives, vsock, rng. Their order is that of their windows and interrupts.
-pub(super) fn fresh(drives: Vec<Block>, cid: u32, ends: Option<VsockEnds>) -> Result<Vec<Part>, StartError> {
+/// Makes the network device of a restored microVM: the one it had, leading to where `config` says or nowhere.
+pub(super) fn saved_net(
+    states: &[TransportState],
+    config: Option<NetConfig>,
+) -> Result<Option<Net>, StartError> {
+    let saved = states.iter().find_map(|state| match &state.device {
+        DeviceState::Net(saved) => Some(saved),
+        _ => None,
+    });
+    let config = match (saved, config) {
+        (None, Some(NetConfig { link: Some(_), .. })) => return Err(StartError::NoNet),
+        (None, _) => return Ok(None),
+        (Some(_), Some(config)) => config,
+        (Some(saved), None) => NetConfig { mac: saved.mac, mtu: saved.mtu, link: None },
+    };
+    Ok(Some(Net::new(config)?))
+}
+
+/// The devices of a new microVM: drives, vsock, rng, net. Their order is that of their windows and interrupts.
+pub(super) fn fresh(
+    drives: Vec<Block>,
+    cid: u32,
+    ends: Option<VsockEnds>,
+    net: Option<Net>,
+) -> Result<Vec<Part>, StartError> {
     let mut parts: Vec<Part> = Vec::new();
     for drive in drives {
         parts.push((Box::new(drive), None));
@@ -50,6 +73,9 @@ pub(super) fn fresh(drives: Vec<Block>, cid: u32, ends: Option<VsockEnds>) -> Re
         parts.push((Box::new(vsock(cid, ends)?), None));
     }
     parts.push((Box::new(Rng::new()), None));
+    if let Some(net) = net {
+        parts.push((Box::new(net), None));
+    }
     Ok(parts)
 }
 
@@ -59,8 +85,9 @@ pub(super) fn saved(
     drives: Vec<Block>,
     cid: u32,
     ends: Option<VsockEnds>,
+    net: Option<Net>,
 ) -> Result<Vec<Part>, StartError> {
-    let (mut drives, mut ends) = (drives.into_iter(), ends);
+    let (mut drives, mut ends, mut net) = (drives.into_iter(), ends, net);
     let mut parts: Vec<Part> = Vec::new();
     for state in states {
         let device: Box<dyn VirtioDevice> = match &state.device {
@@ -70,6 +97,7 @@ pub(super) fn saved(
             }
             DeviceState::Vsock(_) => Box::new(vsock(cid, ends.take().ok_or(StartError::NoVsock)?)?),
             DeviceState::Rng(_) => Box::new(Rng::new()),
+            DeviceState::Net(_) => Box::new(net.take().ok_or(StartError::TwoNets)?),
         };
         parts.push((device, Some(state)));
     }
@@ -129,4 +157,43 @@ pub(super) fn serial_log(target: &SerialTarget) -> Result<SerialLog, StartError>
             SerialLog::file(path).map_err(|source| StartError::Serial { path: path.clone(), source })?
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn detached() -> NetConfig {
+        NetConfig { mac: MAC, mtu: 1450, link: None }
+    }
+
+    #[test]
+    fn the_network_device_comes_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("drive");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let drive = block(0, &Drive { path, read_only: true, sectors: None }).unwrap();
+        let ends = VsockEnds { listener: None, path: dir.path().join("vsock") };
+        let net = Net::new(detached()).unwrap();
+        let parts = fresh(vec![drive], 3, Some(ends), Some(net)).unwrap();
+        assert_eq!(parts.iter().map(|(device, _)| device.device_type()).collect::<Vec<_>>(), [2, 19, 4, 1]);
+    }
+
+    #[test]
+    fn a_restored_device_is_the_one_it_was_or_none() {
+        let memory = GuestMemoryMmap::from_ranges(&[(vm_memory::GuestAddress(0), 4096)]).unwrap();
+        let net = Net::new(detached()).unwrap();
+        let saved = MmioTransport::new(Box::new(net), memory.clone(), event().unwrap()).unwrap().save();
+        // Nothing said: detached, under its own address.
+        let net = saved_net(std::slice::from_ref(&saved), None).unwrap();
+        let parts = super::saved(vec![saved.clone()], Vec::new(), 3, None, net).unwrap();
+        assert_eq!(assemble(parts, &memory).unwrap()[0].save().device, saved.device);
+        // Two of them are not ours.
+        let net = saved_net(&[saved.clone(), saved.clone()], None).unwrap();
+        let two = super::saved(vec![saved.clone(), saved], Vec::new(), 3, None, net);
+        assert!(matches!(two, Err(StartError::TwoNets)));
+        assert!(saved_net(&[], Some(detached())).unwrap().is_none());
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use mote_virtio::block::BlockError;
 use mote_virtio::vsock::VsockError;
-use mote_virtio::{RestoreError, TransportError};
+use mote_virtio::{NetError, RestoreError, TransportError};
 
 use crate::boot::BootError;
 use crate::boot::cmdline::CmdlineError;
@@ -71,6 +71,15 @@ pub enum StartError {
     /// The snapshot has a socket device and no socket was given for it.
     #[error("The snapshot has a vsock device: say where its socket goes")]
     NoVsock,
+    /// The network device.
+    #[error("Cannot attach the network device")]
+    Net(#[from] NetError),
+    /// A snapshot without a network device was to be attached to a network.
+    #[error("The snapshot has no network device")]
+    NoNet,
+    /// No microVM has two.
+    #[error("The snapshot has more than one network device")]
+    TwoNets,
     /// An event descriptor.
     #[error("Cannot create an event")]
     Event(#[source] io::Error),
@@ -117,6 +126,8 @@ impl StartError {
                 | Self::RestoreVm(_)
                 | Self::RestoreDevice { .. }
                 | Self::RestoreSerial(_)
+                | Self::NoNet
+                | Self::TwoNets
         )
     }
 }

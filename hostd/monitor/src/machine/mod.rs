@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
+use mote_virtio::Net;
+use mote_virtio::net::{NetCounters, NetCounts};
 
 pub(crate) use config::{BootConfig, Drive, RestoreConfig, SerialTarget, VsockEnds};
 pub use error::StartError;
@@ -33,6 +35,7 @@ pub(crate) struct Machine {
     ram: GuestRam,
     state: RunState,
     facts: Facts,
+    traffic: Option<NetCounters>,
 }
 
 /// Who works on the memory of a restored microVM. None of them outlives it, and the vCPUs, which wait for them, end
@@ -98,7 +101,9 @@ impl Machine {
             drives.push(drive_info(drive, block.sectors()));
             blocks.push(block);
         }
-        let parts = devices::fresh(blocks, config.cid, config.vsock)?;
+        let net = config.net.map(Net::new).transpose()?;
+        let traffic = net.as_ref().map(Net::counters);
+        let parts = devices::fresh(blocks, config.cid, config.vsock, net)?;
         let transports = devices::assemble(parts, ram.memory())?;
         meter.phase("make devices");
         let serial_irq = devices::event()?;
@@ -135,7 +140,7 @@ impl Machine {
         };
         meter.phase("gather facts");
         let pagers = Pagers::default();
-        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts })
+        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts, traffic })
     }
 
     /// Makes a microVM that is about to go on where it was saved.
@@ -190,7 +195,9 @@ impl Machine {
         }
         let recorded =
             drives.iter().zip(&blocks).map(|(drive, block)| drive_info(drive, block.sectors())).collect();
-        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock)?;
+        let net = devices::saved_net(&saved.devices.virtio, config.net)?;
+        let traffic = net.as_ref().map(Net::counters);
+        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock, net)?;
         let transports = devices::assemble(parts, ram.memory())?;
         meter.phase("make devices");
         let serial_irq = devices::event()?;
@@ -214,7 +221,7 @@ impl Machine {
             drives: recorded,
             cid: info.cid,
         };
-        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts })
+        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts, traffic })
     }
 
     /// The devices.
@@ -235,6 +242,11 @@ impl Machine {
     /// Number of vCPUs.
     pub(crate) fn vcpus(&self) -> u8 {
         self.facts.vcpus
+    }
+
+    /// What passed through its network device, if it has one.
+    pub(crate) fn traffic(&self) -> Option<NetCounts> {
+        self.traffic.as_ref().map(NetCounters::read)
     }
 
     /// Lets the vCPUs run.
