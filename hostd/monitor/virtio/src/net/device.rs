@@ -29,8 +29,8 @@ use crate::{ActivateError, DeviceIo, DeviceState, RestoreDeviceError, VirtioDevi
 /// The wire among what is watched.
 const WIRE: Token = FIRST_PEER;
 
-/// What the host's network could not do without knowing more of the guest's is not offered: the TAP device has
-/// segments with the congestion bit cut up before they come here, so the guest need not take such.
+/// What is offered. Not GUEST_ECN: the TAP device cuts such segments up before they come here; and no UDP segments, which
+/// its offloads do not have either.
 const FEATURES: [u32; 13] = [
     VIRTIO_NET_F_CSUM,
     VIRTIO_NET_F_GUEST_CSUM,
