@@ -1,5 +1,8 @@
 //! Configuration: the built-in `mote.toml`, then the options of the kernel command line.
 
+mod lines;
+mod network;
+
 use std::arch::x86_64::__cpuid;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +12,8 @@ use mote_api::RestoreMode;
 use mote_snapshot::regions::WRITTEN_GAP;
 use mote_store::SnapshotKind;
 use serde::Deserialize;
+
+pub use network::{Layout, Network, TenantConfig};
 
 /// Everything an operator can set. The defaults and the meaning of every key stand in `config/mote.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,6 +25,8 @@ pub struct Config {
     pub sandbox: Sandbox,
     /// How snapshots are taken and restored.
     pub snapshot: Snapshot,
+    /// Tenants and their networks.
+    pub network: Network,
     /// Where things are.
     pub paths: Paths,
     /// The data disk.
@@ -211,6 +218,9 @@ pub enum OptionError {
     /// It names no key.
     #[error("mote.{0} names no configuration key")]
     Unknown(String),
+    /// The key takes a list.
+    #[error("mote.{0}={1} is not a list as in TOML, like [{{node=1,address='192.0.2.7'}}]")]
+    NoList(String, String),
     /// The key takes numbers.
     #[error("mote.{0}={1} is not a whole number")]
     NoNumber(String, String),
@@ -272,6 +282,12 @@ fn set(tree: &mut toml::Table, key: &str, text: &str) -> Result<Option<Config>, 
             Ok(number) => toml::Value::Integer(number),
             Err(_) => return Err(OptionError::NoNumber(key.to_owned(), text.to_owned())),
         },
+        toml::Value::Array(_) => match parse::<toml::Table>(key, &format!("list = {text}")) {
+            Ok(mut table) if table.get("list").is_some_and(toml::Value::is_array) => {
+                table.remove("list").unwrap_or_else(|| slot.clone())
+            }
+            _ => return Err(OptionError::NoList(key.to_owned(), text.to_owned())),
+        },
         _ => toml::Value::String(text.to_owned()),
     };
     let config = changed.clone().try_into().map_err(|error: toml::de::Error| OptionError::Value {
@@ -297,9 +313,12 @@ mod tests {
                 ("sandbox.idle_timeout_s", "5"),
                 ("sandbox.guest_cmdline", "init=/x"),
                 ("address", "10.0.0.1/8"),
+                ("network.tenants", "[{name='blue',vni=7,egress='all'}]"),
             ],
         )
         .unwrap();
+        let layout = config.network.layout("options", "").unwrap();
+        assert_eq!(layout.tenants.keys().collect::<Vec<_>>(), ["blue"]);
         assert_eq!(config.sandbox.idle_timeout(), Duration::from_secs(5));
         assert_eq!(config.sandbox.guest_cmdline, "init=/x");
     }
@@ -315,11 +334,18 @@ mod tests {
             ("colour.red", "1"),
             ("sandbox.vcpus", "-1"),
             ("api.listen", "somewhere"),
+            ("network.tenants", "blue"),
+            ("network.peers", "[{node='x'}]"),
         ];
         let said = Config::load(path, all).unwrap_err().to_string();
-        for word in
-            ["mote.sandbox.idle_timeout_s=soon", "mote.colour.red", "mote.sandbox.vcpus=-1", "somewhere"]
-        {
+        for word in [
+            "mote.sandbox.idle_timeout_s=soon",
+            "mote.colour.red",
+            "mote.sandbox.vcpus=-1",
+            "somewhere",
+            "mote.network.tenants=blue is not a list",
+            "mote.network.peers=[{node='x'}]",
+        ] {
             assert!(said.contains(word), "{word}: {said}");
         }
         assert!(!said.contains("queue_s"), "{said}");

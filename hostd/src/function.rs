@@ -31,6 +31,7 @@ pub fn fingerprint(record: &FunctionRecord, config: &Config, system: &str) -> St
         "kind": settings.kind,
         "records": settings.records,
         "warm_up": settings.warm_up.as_deref(),
+        "tenant": tenant(record),
     }))
 }
 
@@ -61,6 +62,11 @@ impl Settings {
         let records = kind == SnapshotKind::Warm || matches!(mode, RestoreMode::Faasnap | RestoreMode::Reap);
         Self { kind, mode, records, warm_up: wishes.warm_up.filter(|_| records) }
     }
+}
+
+/// Name of the tenant whose function it is.
+pub fn tenant(record: &FunctionRecord) -> String {
+    Wishes::of(&record.config.tags).unwrap_or_default().tenant()
 }
 
 /// Name of the base this function starts from, and a digest of everything that depends on.

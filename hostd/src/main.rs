@@ -10,6 +10,7 @@ mod deploy;
 mod function;
 mod loaders;
 mod logs;
+mod network;
 mod obtain;
 mod phases;
 mod platform;
@@ -32,7 +33,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boot::BootFacts;
-use crate::config::Config;
+use crate::config::{Config, Layout};
+use crate::network::Networks;
 use crate::platform::Appliance;
 use crate::service::Service;
 use crate::text::chain;
@@ -88,8 +90,17 @@ async fn run(arguments: &Arguments) -> ExitCode {
     }
     let version = Version::read(&arguments.version_file);
     let mut problems: Vec<String> = config_problem.into_iter().collect();
+    let networks = Networks::new(layout(&config, &arguments.config, &facts));
+    if let Some(problem) = networks.problem() {
+        tracing::error!("{problem}");
+    }
     let service = match open_store(&config, &facts).await {
-        Ok(store) => Some(Service::new(config.clone(), facts.clone(), store, version.inputs.clone())),
+        Ok(store) => {
+            let service =
+                Service::new(config.clone(), facts.clone(), store, networks, version.inputs.clone());
+            tokio::spawn(Arc::clone(&service).prepare_networks());
+            Some(service)
+        }
         Err(problem) => {
             tracing::error!("{problem}");
             problems.push(problem);
@@ -155,6 +166,16 @@ fn configuration(path: &Path, facts: &BootFacts) -> Result<(Config, Option<Strin
             Ok((Config::load(path, [])?, Some(format!("Kernel options ignored: {}", chain(&error)))))
         }
     }
+}
+
+/// What `[network]` means, or all that is wrong with it, with lines where it is the file that says so.
+fn layout(config: &Config, path: &Path, facts: &BootFacts) -> Result<Layout, String> {
+    let (origin, text) = match facts.options().any(|(key, _)| key.starts_with("network.")) {
+        true => ("Kernel options".to_owned(), String::new()),
+        false => (path.display().to_string(), std::fs::read_to_string(path).unwrap_or_default()),
+    };
+    let layout = config.network.layout(&origin, &text);
+    layout.map_err(|mistakes| format!("No networks for functions: {}", mistakes.join("; ")))
 }
 
 fn start_log(level: &str) {

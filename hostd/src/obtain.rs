@@ -8,6 +8,7 @@ use mote_snapshot::WORKING_FILE;
 use crate::bases;
 use crate::function;
 use crate::logs::{FunctionLog, Tail};
+use crate::network::JoinError;
 use crate::phases::Phases;
 use crate::pool::{Build, Grant, Key, Lease, Recording, Refusal, Snapshot};
 use crate::record::Recorded;
@@ -80,6 +81,7 @@ pub async fn obtain(
             Err(refusal) => return Err(ServeError::Refused(refusal)),
         };
         phases.lap("wait");
+        let grant = place(service, call, grant).await.map_err(ServeError::Network)?;
         let spec = function::start_spec(&call.function, &service.config, &service.store);
         match grant {
             Grant::Warm(sandbox) => return Ok((Ready::Sandbox(sandbox, Origin::Warm), key)),
@@ -123,6 +125,32 @@ pub async fn obtain(
         }
     }
     Err(ServeError::Unsettled)
+}
+
+/// A new sandbox is to have a place in its tenant's network, an idle one's if there is no other.
+async fn place(service: &Arc<Service>, call: &Call, mut grant: Grant) -> Result<Grant, JoinError> {
+    let (Grant::Restore(lease, ..) | Grant::Cold(lease, _)) = &mut grant else { return Ok(grant) };
+    let tenant = function::tenant(&call.function);
+    let mut attempts = ATTEMPTS;
+    let place = loop {
+        match service.networks.join(&tenant, &call.function.name).await {
+            Ok(place) => break place,
+            Err(JoinError::Unknown { tenant, known }) => return Err(JoinError::Unknown { tenant, known }),
+            Err(error) => {
+                attempts -= 1;
+                if attempts == 0 || !service.pool.make_room(&tenant).await {
+                    return Err(error);
+                }
+                if matches!(error, JoinError::Full { .. }) {
+                    tokio::time::sleep(service.networks.quarantine()).await;
+                }
+            }
+        }
+    };
+    if let Some(place) = place {
+        lease.occupy(place);
+    }
+    Ok(grant)
 }
 
 /// `None` when the snapshot is of no use and was given up: the caller starts over.

@@ -1,5 +1,6 @@
 //! The appliance behind the front door: translates between the API's words and the service's.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use mote_api::{
     ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health, Identity,
     InvokeReply, InvokeRequest, LATEST, Limits, Platform, StartPreference, TagChange, UpdateCode,
-    UpdateConfiguration, UpdateState,
+    UpdateConfiguration, UpdateState, Wishes,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 use crate::boot::BootFacts;
 use crate::census::Census;
 use crate::deploy::{self, DeployError};
+use crate::network::JoinError;
 use crate::pool::{Refusal, Snapshot, Want};
 use crate::sandbox::{Paging, StartError};
 use crate::serve::{self, Call, ServeError, Served};
@@ -236,11 +238,22 @@ fn answered(served: Served) -> Result<Served, ApiError> {
     Err(ApiError::InvalidParameterValue(format!("The function fails with this event: {payload}")))
 }
 
+/// A function is of a tenant there is.
+fn check_tenant(service: &Service, tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    let tenant = Wishes::of(tags).unwrap_or_default().tenant();
+    service.networks.check(&tenant).map_err(|error| ApiError::InvalidParameterValue(error.to_string()))
+}
+
 fn serve_error(error: &ServeError) -> ApiError {
     let message = chain(error);
     match error {
         ServeError::Refused(Refusal::Busy(_)) => ApiError::no_capacity(message, RETRY_AFTER),
         ServeError::Refused(Refusal::TooBig { .. }) => ApiError::InvalidParameterValue(message),
+        ServeError::Network(JoinError::Quota { .. }) => ApiError::no_capacity(message, RETRY_AFTER),
+        ServeError::Network(JoinError::Full { .. }) => {
+            ApiError::Unavailable { message, retry_after: RETRY_AFTER }
+        }
+        ServeError::Network(JoinError::Unknown { .. }) => ApiError::InvalidParameterValue(message),
         ServeError::Deleted => ApiError::ResourceNotFound(message),
         ServeError::Start(StartError::BootFailed { .. } | StartError::BootTimeout { .. }) => {
             ApiError::InvalidRuntime(message)
@@ -266,6 +279,7 @@ impl Platform for Appliance {
 
     async fn create_function(&self, _: &Caller, request: CreateFunction) -> Result<Function, ApiError> {
         let service = self.writable()?;
+        check_tenant(service, &request.tags)?;
         let config = FunctionConfig {
             runtime: request.runtime,
             handler: request.handler,
@@ -342,6 +356,7 @@ impl Platform for Appliance {
             let before = self.find(name).await?;
             let mut tags = before.config.tags;
             change.apply(&mut tags)?;
+            check_tenant(service, &tags)?;
             let set = move |config: &mut FunctionConfig| config.tags = tags;
             match deploy::update_config(service, name.to_owned(), Some(before.revision_id), set).await {
                 Ok(updated) => return Ok(describe(updated)),
@@ -376,6 +391,9 @@ impl Platform for Appliance {
                 (detail, _, _) => detail.to_owned(),
             };
             components.push(Component { name: "data-disk".to_owned(), ok: facts.state == "ok", reason });
+            let problem = service.networks.problem();
+            let (ok, reason) = (problem.is_none(), problem.unwrap_or_default());
+            components.push(Component { name: "network".to_owned(), ok, reason });
         }
         let draining = self.draining.load(Ordering::Acquire);
         if draining {
@@ -403,6 +421,7 @@ impl Platform for Appliance {
         fields.insert("boot_id".to_owned(), json!(facts.boot_id));
         fields.insert("address".to_owned(), json!(facts.address));
         fields.insert("clock".to_owned(), json!(facts.clock));
+        fields.insert("network".to_owned(), service.networks.describe());
         fields.insert("census".to_owned(), json!(census));
         fields.insert(
             "sandboxes".to_owned(),

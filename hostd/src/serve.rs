@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::function;
 use crate::logs::{FunctionLog, Tail};
+use crate::network::JoinError;
 use crate::obtain::{ATTEMPTS, Origin, Ready, obtain};
 use crate::phases::Phases;
 use crate::pool::{Key, Recording, Refusal, Want};
@@ -100,6 +101,9 @@ pub enum ServeError {
     /// No sandbox to be had.
     #[error(transparent)]
     Refused(Refusal),
+    /// No place in the tenant's network.
+    #[error(transparent)]
+    Network(JoinError),
     /// The sandbox did not come up, and not by the function's fault.
     #[error("The function's sandbox did not start")]
     Start(#[source] StartError),

@@ -1,7 +1,9 @@
 //! What all parts of hostd share: configuration, store, pool, logs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use mote_api::Wishes;
 use mote_store::{FunctionRecord, Store, StoreError};
 
 use crate::bases::Bases;
@@ -11,6 +13,7 @@ use crate::config::Config;
 use crate::function::{self, Settings};
 use crate::loaders::Loaders;
 use crate::logs::Logs;
+use crate::network::Networks;
 use crate::pool::Pool;
 use crate::snapshots;
 use crate::text::chain;
@@ -26,6 +29,8 @@ pub struct Service {
     pub store: Store,
     /// Sandboxes.
     pub pool: Arc<Pool>,
+    /// Tenants' networks.
+    pub networks: Networks,
     /// What functions printed.
     pub logs: Logs,
     /// Bases being made.
@@ -43,7 +48,13 @@ const DEPLOYS_AT_ONCE: usize = 2;
 
 impl Service {
     /// Makes every stored function callable.
-    pub fn new(config: Config, facts: BootFacts, store: Store, system: String) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        facts: BootFacts,
+        store: Store,
+        networks: Networks,
+        system: String,
+    ) -> Arc<Self> {
         let capacity_mb = (meminfo("MemTotal:") / 1024).saturating_sub(config.sandbox.memory_reserve_mb);
         let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
         let service = Arc::new(Self {
@@ -55,6 +66,7 @@ impl Service {
             facts,
             store,
             pool,
+            networks,
             system,
         });
         // There from the start: what comes and goes below it is the sandboxes' own.
@@ -74,6 +86,16 @@ impl Service {
             Err(error) => tracing::error!(error = %chain(&error), "Cannot read the functions"),
         }
         service
+    }
+
+    /// Makes the networks of tenants with functions, and that of functions without a tenant, before they are called.
+    pub async fn prepare_networks(self: Arc<Self>) {
+        let functions = self.store.functions().unwrap_or_default();
+        let mut tenants: BTreeSet<String> = functions.iter().map(function::tenant).collect();
+        tenants.insert(Wishes::default().tenant());
+        for tenant in tenants {
+            self.networks.prepare(&tenant).await;
+        }
     }
 
     /// Digest of everything a snapshot of this function depends on.

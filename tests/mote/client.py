@@ -157,6 +157,17 @@ class Refusal:
     headers: dict
 
 
+def refusal_of(error: ClientError) -> Refusal:
+    """What the API said."""
+    meta = error.response["ResponseMetadata"]
+    return Refusal(
+        status=meta["HTTPStatusCode"],
+        type=error.response["Error"]["Code"],
+        message=error.response["Error"]["Message"] or "",
+        headers=meta["HTTPHeaders"],
+    )
+
+
 @contextmanager
 def refused():
     """Expects the block to be refused by the API; gives a list that then holds the refusal."""
@@ -164,14 +175,6 @@ def refused():
     try:
         yield caught
     except ClientError as error:
-        meta = error.response["ResponseMetadata"]
-        caught.append(
-            Refusal(
-                status=meta["HTTPStatusCode"],
-                type=error.response["Error"]["Code"],
-                message=error.response["Error"]["Message"] or "",
-                headers=meta["HTTPHeaders"],
-            )
-        )
+        caught.append(refusal_of(error))
         return
     raise AssertionError("The API accepted what it should refuse")

@@ -136,6 +136,7 @@ mod tests {
             hostname: "box".into(),
             time_unix_ns: seconds * 1_000_000_000,
             entropy_hex: String::new(),
+            network: None,
         }
     }
 

@@ -18,7 +18,7 @@ const FUNCTION: Credentials = Credentials { uid: 993, gid: 990 };
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9001);
 
 fn main() -> ExitCode {
-    let mut guest = Guest;
+    let mut guest = Guest::default();
     if !rustix::process::getpid().is_init() {
         guest.say("Runs as the first process of a microVM only");
         return ExitCode::FAILURE;
@@ -46,7 +46,7 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
             credentials: Some(FUNCTION),
             reap: Reap::All,
         };
-        agent::run(settings, Guest, sessions).await?;
+        agent::run(settings, Guest::default(), sessions).await?;
         Ok(())
     })
 }

@@ -22,7 +22,8 @@ mod message;
 
 pub use frame::{Decoder, Frame, FrameError, encode};
 pub use message::{
-    AgentMessage, FailureKind, FunctionSpec, HostMessage, Identity, InvokeSpec, LogStream, ResultKind,
+    AgentMessage, FailureKind, FunctionSpec, HostMessage, Identity, InvokeSpec, LogStream, NetworkSpec,
+    ResultKind,
 };
 
 /// Guest vsock port on which the agent accepts a session after a restore.

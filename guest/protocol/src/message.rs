@@ -1,6 +1,7 @@
 //! The messages. Every one is a JSON object with a `type`.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,25 @@ pub struct Identity {
     pub time_unix_ns: u64,
     /// 32 fresh random bytes, in hexadecimal: mixed into the guest's CRNG, which is then reseeded.
     pub entropy_hex: String,
+    /// Its place in the tenant's network; without one it has no address.
+    pub network: Option<NetworkSpec>,
+}
+
+/// A sandbox's place in its tenant's network. Its addresses are all it has of it: everything else is behind the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// IPv4 address.
+    pub v4: Ipv4Addr,
+    /// IPv6 address.
+    pub v6: Ipv6Addr,
+    /// Where all IPv4 packets go, and names are answered.
+    pub gateway_v4: Ipv4Addr,
+    /// The same, IPv6.
+    pub gateway_v6: Ipv6Addr,
+    /// Largest packet, bytes.
+    pub mtu: u16,
+    /// Domains in which a name without one is looked for.
+    pub search: Vec<String>,
 }
 
 /// One call.

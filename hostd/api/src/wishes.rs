@@ -15,11 +15,17 @@ pub struct Wishes {
     pub restore: Option<RestoreMode>,
     /// `mote:warmup`: the event of the call that is recorded, JSON; without it the first real call is.
     pub warm_up: Option<Bytes>,
+    /// `mote:tenant`: the tenant in whose network it runs.
+    pub tenant: Option<String>,
 }
 
 const PREFIX: &str = "mote:";
 const SNAPSHOT: &str = "mote:snapshot";
 const RESTORE: &str = "mote:restore";
+const TENANT: &str = "mote:tenant";
+
+/// The tenant of functions without a wish.
+const DEFAULT_TENANT: &str = "default";
 
 impl Wishes {
     /// The tag with the warm-up event.
@@ -52,6 +58,7 @@ impl Wishes {
                     };
                     wishes.restore = Some(mode.ok_or_else(refuse)?);
                 }
+                TENANT => wishes.tenant = Some(value.clone()),
                 Self::WARM_UP => {
                     if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(value) {
                         return Err(format!("The value of tag '{}' is no JSON: {error}", Self::WARM_UP));
@@ -60,7 +67,7 @@ impl Wishes {
                 }
                 _ => {
                     return Err(format!(
-                        "Tag '{}' is not known: there are {SNAPSHOT}, {RESTORE} and {}",
+                        "Tag '{}' is not known: there are {SNAPSHOT}, {RESTORE}, {TENANT} and {}",
                         key.escape_debug(),
                         Self::WARM_UP
                     ));
@@ -68,5 +75,10 @@ impl Wishes {
             }
         }
         Ok(wishes)
+    }
+
+    /// Name of the tenant.
+    pub fn tenant(self) -> String {
+        self.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned())
     }
 }

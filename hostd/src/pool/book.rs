@@ -145,7 +145,7 @@ impl<I, S: Clone> Book<I, S> {
             return Decision::Wait;
         }
         if self.used_mb + memory_mb > self.capacity_mb || self.alive >= self.max_alive {
-            return self.least_recently_used().map_or(Decision::Wait, Decision::Evict);
+            return self.least_recently_used(|_| true).map_or(Decision::Wait, Decision::Evict);
         }
         let Some(entry) = self.entries.get_mut(key) else { return Decision::Gone };
         self.used_mb += memory_mb;
@@ -163,15 +163,16 @@ impl<I, S: Clone> Book<I, S> {
         }
     }
 
-    fn least_recently_used(&mut self) -> Option<I> {
-        let key = self
+    /// Takes back the idle sandbox that has been one for longest, of those that are `fit`.
+    pub fn least_recently_used(&mut self, fit: impl Fn(&I) -> bool) -> Option<I> {
+        let (_, id, key) = self
             .entries
             .iter()
-            .filter_map(|(key, entry)| entry.idle.first().map(|(since, _, _)| (*since, key)))
-            .min_by_key(|(since, _)| *since)
-            .map(|(_, key)| Arc::clone(key))?;
-        let entry = self.entries.get_mut(&key)?;
-        Some(entry.idle.remove(0).2)
+            .flat_map(|(key, entry)| entry.idle.iter().map(move |(since, id, idle)| (since, id, idle, key)))
+            .filter(|(_, _, idle, _)| fit(idle))
+            .map(|(since, id, _, key)| (*since, *id, Arc::clone(key)))
+            .min_by_key(|(since, ..)| *since)?;
+        self.unpark(&key, id)
     }
 
     /// A sandbox has nothing to do. The number is for [`Book::unpark`]; when the function is gone there is no
@@ -379,7 +380,9 @@ mod tests {
             assert!(book.built(&key(name), "s", false));
             book.park(&key(name), now + std::time::Duration::from_secs(after), u32::try_from(after).unwrap());
         }
+        assert_eq!(book.least_recently_used(|idle| *idle == 7), None);
         assert!(matches!(book.decide(&key("c"), 100, Want::Auto, now), Decision::Evict(1)));
+        assert_eq!(book.least_recently_used(|idle| *idle == 2), Some(2));
         let id = book.park(&key("a"), now, 5).unwrap();
         assert_eq!(book.unpark(&key("a"), id), Some(5));
         assert_eq!(book.unpark(&key("a"), id), None);

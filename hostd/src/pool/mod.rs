@@ -3,6 +3,7 @@
 mod book;
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use book::{Book, Decision};
 pub use book::{Key, Want};
 
 use crate::bases::Base;
+use crate::network::Place;
 use crate::sandbox::Sandbox;
 
 /// What a monitor process needs beside the guest's memory, MiB.
@@ -32,12 +34,13 @@ pub struct Snapshot {
     pub record: SnapshotRecord,
 }
 
-/// Books `memory_mb` of the machine until dropped.
+/// Books `memory_mb` of the machine, and a place in the tenant's network, until dropped.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
     memory_mb: u64,
     number: u64,
+    place: Option<Place>,
 }
 
 /// One sandbox as operators see it.
@@ -55,6 +58,12 @@ pub struct SandboxInfo {
     pub age_s: u64,
     /// Process id of its monitor, once it runs.
     pub pid: Option<u32>,
+    /// Whose it is, if it is in a network.
+    pub tenant: Option<String>,
+    /// Its address there.
+    pub v4: Option<Ipv4Addr>,
+    /// The same, IPv6.
+    pub v6: Option<Ipv6Addr>,
     #[serde(skip)]
     since: Instant,
 }
@@ -64,6 +73,22 @@ impl Lease {
         if let Some(info) = self.pool.leases().get_mut(&self.number) {
             change(info);
         }
+    }
+
+    /// Keeps a place in the network with it.
+    pub fn occupy(&mut self, place: Place) {
+        let addresses = place.addresses();
+        self.note(|info| {
+            info.tenant = Some(place.tenant().to_owned());
+            info.v4 = Some(addresses.v4);
+            info.v6 = Some(addresses.v6);
+        });
+        self.place = Some(place);
+    }
+
+    /// The place in the network.
+    pub fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
     }
 
     /// The sandbox serves a call.
@@ -193,6 +218,8 @@ pub enum Refusal {
 /// An idle sandbox lives in a task of its own, which watches it; this takes it out of there.
 #[derive(Debug)]
 struct Idle {
+    /// Whose it is, if it is in a network.
+    tenant: Option<String>,
     reclaim: oneshot::Sender<oneshot::Sender<Sandbox>>,
 }
 
@@ -241,10 +268,13 @@ impl Pool {
             memory_mb,
             age_s: 0,
             pid: None,
+            tenant: None,
+            v4: None,
+            v6: None,
             since: Instant::now(),
         };
         self.leases().insert(number, info);
-        Lease { pool: Arc::clone(self), memory_mb, number }
+        Lease { pool: Arc::clone(self), memory_mb, number, place: None }
     }
 
     /// Every sandbox, oldest first.
@@ -282,6 +312,12 @@ impl Pool {
     pub async fn evict_all(&self) -> usize {
         let idle = self.book().unpark_all(None);
         put_away(idle).await
+    }
+
+    /// Puts the longest idle sandbox of a tenant away; false if there is none.
+    pub async fn make_room(&self, tenant: &str) -> bool {
+        let idle = self.book().least_recently_used(|idle| idle.tenant.as_deref() == Some(tenant));
+        put_away(idle.into_iter().collect()).await > 0
     }
 
     /// The snapshot in folder `dir` (any, if `None`) turned out to be of no use: the next call makes another.
@@ -356,7 +392,8 @@ impl Pool {
     pub fn park(self: &Arc<Self>, key: &Key, mut sandbox: Sandbox) {
         sandbox.lease().note(|info| info.state = "idle");
         let (reclaim, mut reclaimed) = oneshot::channel();
-        let parked = self.book().park(key, Instant::now(), Idle { reclaim });
+        let tenant = sandbox.lease().place().map(|place| place.tenant().to_owned());
+        let parked = self.book().park(key, Instant::now(), Idle { tenant, reclaim });
         self.changed.notify_waiters();
         let (pool, key) = (Arc::clone(self), Arc::clone(key));
         tokio::spawn(async move {

@@ -24,6 +24,10 @@ const OOM_SCORE_ADJ: &str = "500";
 /// Bound on any control request but a snapshot.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Descriptor a monitor finds the queue of its network device at. It prints nothing while it runs a microVM, and only
+/// the three standard descriptors are passed on without code in the new process.
+pub const QUEUE_FD: i32 = 1;
+
 /// Exit code with which the monitor refuses a snapshot that does not fit this machine or is damaged.
 pub const EXIT_INCOMPATIBLE: i32 = 3;
 
@@ -71,12 +75,16 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts a monitor with `arguments`; its control socket is its standard input, what it complains about
-    /// goes to the file `said`.
+    /// Starts a monitor with `arguments`; its control socket is its standard input, the queue of its network device,
+    /// if there is one, its standard output ([`QUEUE_FD`]); what it complains about goes to the file `said`.
     ///
     /// # Errors
     /// When the process or the socket pair cannot be made.
-    pub fn spawn(arguments: &[OsString], said: PathBuf) -> Result<Self, MonitorError> {
+    pub fn spawn(
+        arguments: &[OsString],
+        queue: Option<OwnedFd>,
+        said: PathBuf,
+    ) -> Result<Self, MonitorError> {
         let (ours, theirs) = StdUnixStream::pair().map_err(MonitorError::Spawn)?;
         ours.set_nonblocking(true).map_err(MonitorError::Spawn)?;
         let control = UnixStream::from_std(ours).map_err(MonitorError::Spawn)?;
@@ -87,7 +95,7 @@ impl Monitor {
             .args(["--control", "fd:0"])
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            .stdout(queue.map_or_else(Stdio::null, Stdio::from))
             .stderr(Stdio::from(complaints))
             .kill_on_drop(true)
             .spawn()

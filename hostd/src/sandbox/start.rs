@@ -11,10 +11,11 @@ use mote_protocol::{AGENT_PORT, AgentMessage, FunctionSpec, HOST_PORT, HostMessa
 use tokio::net::UnixListener;
 
 use super::Sandbox;
-use super::monitor::{EXIT_INCOMPATIBLE, Monitor, MonitorError};
+use super::monitor::{EXIT_INCOMPATIBLE, Monitor, MonitorError, QUEUE_FD};
 use super::run_dir::RunDir;
 use super::session::{Session, SessionError};
 use crate::logs::{FunctionLog, Tail, Writer};
+use crate::network::Place;
 use crate::phases::Phases;
 use crate::pool::Lease;
 
@@ -26,6 +27,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Command line of every guest: runtime image as root, agent as init; a panic or reboot ends the monitor.
 const GUEST_CMDLINE: &str = "root=/dev/vda ro init=/mote/agent";
+
+/// A network device that is nowhere. What is restored from its snapshot may be given any smaller MTU.
+const DETACHED: &str = "detached,mtu=65535";
 
 /// Size of the drive with the function's code as guests see it; images are smaller, see `package.max_unpacked_mb`.
 pub const CODE_DRIVE_MIB: u64 = 1024;
@@ -141,8 +145,9 @@ pub async fn cold(
     tail: &mut Tail,
 ) -> Result<Settled, StartError> {
     let (id, log, dir) = begin(spec, log)?;
-    let (monitor, session) = boot(spec, spec.code.clone(), &dir, phases).await?;
-    initialise(spec, session, identity(&id), &log, phases, tail).await?;
+    let place = lease.place();
+    let (monitor, session) = boot(spec, spec.code.clone(), place, &dir, phases).await?;
+    initialise(spec, session, identity(&id, place), &log, phases, tail).await?;
     Ok(Settled { id, monitor, log, dir, lease })
 }
 
@@ -160,7 +165,7 @@ pub async fn cold_from_base(
 ) -> Result<Settled, StartError> {
     let (id, log, dir) = begin(spec, log)?;
     let restoring = Restoring { snapshot: base, base: Some(base), mode: RestoreMode::Lazy, record: false };
-    let (monitor, session, identity) = bring_back(spec, restoring, &id, &dir, phases).await?;
+    let (monitor, session, identity) = bring_back(spec, restoring, lease.place(), &id, &dir, phases).await?;
     initialise(spec, session, identity, &log, phases, tail).await?;
     Ok(Settled { id, monitor, log, dir, lease })
 }
@@ -175,7 +180,7 @@ pub async fn base(spec: &StartSpec, into: &Path, phases: &mut Phases) -> Result<
     let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
     // Nothing: the code is put there when the snapshot is restored.
     let code = dir.empty_file().map_err(StartError::Folder)?;
-    let (mut monitor, mut session) = boot(spec, code, &dir, phases).await?;
+    let (mut monitor, mut session) = boot(spec, code, None, &dir, phases).await?;
     let prewarm = HostMessage::Prewarm { runtime: spec.function.runtime.clone() };
     session.send(&prewarm, &[]).await.map_err(StartError::Session)?;
     wait_ready(&mut session, spec.init_timeout, &mut |_| {}).await?;
@@ -200,12 +205,12 @@ fn begin(spec: &StartSpec, log: Arc<FunctionLog>) -> Result<(Arc<str>, Writer, R
 async fn boot(
     spec: &StartSpec,
     code: PathBuf,
+    place: Option<&Place>,
     dir: &RunDir,
     phases: &mut Phases,
 ) -> Result<(Monitor, Session), StartError> {
     let listener = UnixListener::bind(dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
-    let arguments = boot_arguments(spec, code, dir);
-    let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
+    let mut monitor = spawn(boot_arguments(spec, code, dir), place, dir)?;
     let boot_deadline = Instant::now() + spec.boot_timeout;
     let came_up = async {
         monitor.running().await.map_err(StartError::Monitor)?;
@@ -308,7 +313,8 @@ pub async fn resume(
         monitor.resume().await.map_err(StartError::Monitor)?;
         phases.lap("snapshot");
     }
-    let (session, _) = open_session(&id, &dir, &mut monitor, AGENT_TIMEOUT).await?;
+    let identity = identity(&id, lease.place());
+    let (session, _) = open_session(identity, &dir, &mut monitor, AGENT_TIMEOUT).await?;
     Ok((Sandbox { id, monitor, session, log, resuming: true, dir, lease }, written))
 }
 
@@ -337,7 +343,7 @@ pub async fn restore(
     phases: &mut Phases,
 ) -> Result<Sandbox, StartError> {
     let (id, log, dir) = begin(spec, log)?;
-    let (monitor, session, _) = bring_back(spec, restoring, &id, &dir, phases).await?;
+    let (monitor, session, _) = bring_back(spec, restoring, lease.place(), &id, &dir, phases).await?;
     Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
 }
 
@@ -345,12 +351,12 @@ pub async fn restore(
 async fn bring_back(
     spec: &StartSpec,
     restoring: Restoring<'_>,
+    place: Option<&Place>,
     id: &str,
     dir: &RunDir,
     phases: &mut Phases,
 ) -> Result<(Monitor, Session, Identity), StartError> {
-    let arguments = restore_arguments(spec, restoring, dir);
-    let mut monitor = Monitor::spawn(&arguments, dir.complaints()).map_err(StartError::Monitor)?;
+    let mut monitor = spawn(restore_arguments(spec, restoring, dir), place, dir)?;
     match tokio::time::timeout(spec.restore_timeout, monitor.running()).await {
         Ok(Ok(())) => {}
         Ok(Err(error @ MonitorError::Ended { code: Some(EXIT_INCOMPATIBLE), .. })) => {
@@ -363,19 +369,19 @@ async fn bring_back(
         }
     }
     phases.lap("restore");
-    let (session, identity) = open_session(id, dir, &mut monitor, spec.restore_timeout).await?;
+    let bound = spec.restore_timeout;
+    let (session, identity) = open_session(identity(id, place), dir, &mut monitor, bound).await?;
     phases.lap("connect");
     Ok((monitor, session, identity))
 }
 
 async fn open_session(
-    id: &str,
+    identity: Identity,
     dir: &RunDir,
     monitor: &mut Monitor,
     bound: Duration,
 ) -> Result<(Session, Identity), StartError> {
     let vsock = dir.vsock();
-    let identity = identity(id);
     let open = async {
         let mut session = Session::connect(&vsock, AGENT_PORT).await?;
         session.send(&HostMessage::Resume { identity: identity.clone() }, &[]).await?;
@@ -395,6 +401,15 @@ pub(super) async fn last_words(monitor: &mut Monitor, dir: &RunDir) -> String {
         Err(_) => "the monitor still runs".to_owned(),
     };
     format!("{monitor}; its console ends with: {}", dir.serial_tail())
+}
+
+/// Starts a monitor, with its network device at the sandbox's place, or at none.
+fn spawn(mut arguments: Vec<OsString>, place: Option<&Place>, dir: &RunDir) -> Result<Monitor, StartError> {
+    let net = place.map_or_else(|| DETACHED.to_owned(), |place| place.argument(QUEUE_FD));
+    arguments.extend(["--net".into(), net.into()]);
+    let queue = place.map(Place::queue).transpose();
+    let queue = queue.map_err(|error| StartError::Monitor(MonitorError::Spawn(error)))?;
+    Monitor::spawn(&arguments, queue, dir.complaints()).map_err(StartError::Monitor)
 }
 
 fn boot_arguments(spec: &StartSpec, code: PathBuf, dir: &RunDir) -> Vec<OsString> {
@@ -459,7 +474,7 @@ fn new_id() -> Arc<str> {
     Arc::from(uuid.get(..12).unwrap_or(&uuid))
 }
 
-fn identity(id: &str) -> Identity {
+fn identity(id: &str, place: Option<&Place>) -> Identity {
     let mut entropy = [0u8; 32];
     // Never blocks once the appliance has booted; a short read leaves zeros, which the guest's CRNG only mixes in.
     let _ = rustix::rand::getrandom(&mut entropy, rustix::rand::GetRandomFlags::empty());
@@ -472,5 +487,6 @@ fn identity(id: &str) -> Identity {
             let _ = write!(text, "{byte:02x}");
             text
         }),
+        network: place.map(Place::spec),
     }
 }

@@ -4,20 +4,23 @@ mod identity;
 mod kernel_log;
 pub mod link;
 mod mounts;
+mod network;
 mod power;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mote_protocol::{FunctionSpec, Identity};
+use mote_protocol::{FunctionSpec, Identity, NetworkSpec};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 
 use crate::machine::Machine;
 use crate::scrub::{self, Scrubbed};
+use crate::words::chain;
 pub use identity::IdentityError;
 pub use mounts::MountError;
+pub use network::NetworkError;
 pub use power::restart;
 
 /// Limits of a function as on Lambda: processes and threads, open files; and no core files.
@@ -31,7 +34,10 @@ const OOM_SCORE: (&str, &str) = ("/proc/self/oom_score_adj", "-1000");
 
 /// A microVM from inside.
 #[derive(Debug, Default)]
-pub struct Guest;
+pub struct Guest {
+    /// The network it is in now.
+    network: Option<NetworkSpec>,
+}
 
 /// Why the microVM could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,9 @@ pub enum GuestError {
     /// A file system.
     #[error("A file system could not be mounted")]
     Mount(#[source] MountError),
+    /// Addresses and routes.
+    #[error("The network could not be joined")]
+    Network(#[source] NetworkError),
     /// A file of the kernel.
     #[error("Cannot write {0}")]
     Write(PathBuf, #[source] std::io::Error),
@@ -58,12 +67,17 @@ impl Machine for Guest {
     type Error = GuestError;
 
     fn identify(&mut self, identity: &Identity) -> Result<(), GuestError> {
-        identity::apply(identity).map_err(GuestError::Identity)
+        identity::apply(identity).map_err(GuestError::Identity)?;
+        let Some(network) = &identity.network else { return Ok(()) };
+        network::join(network, self.network.as_ref()).map_err(GuestError::Network)?;
+        self.network = Some(network.clone());
+        Ok(())
     }
 
     fn prepare(&mut self) -> Result<(), GuestError> {
         mounts::make().map_err(GuestError::Mount)?;
         write(LOOPBACK)?;
+        network::prepare()?;
         for (resource, limit) in LIMITS {
             // Set on the agent, which is root and needs few files, and inherited by the function.
             let limit = Rlimit { current: Some(*limit), maximum: Some(*limit) };
@@ -86,6 +100,13 @@ impl Machine for Guest {
     }
 
     fn settle(&mut self, scrub: Option<Duration>) {
+        if let Some(network) = self.network.take()
+            && let Err(error) = network::leave(&network)
+        {
+            // It is given new ones in place of these.
+            self.say(&chain(&error));
+            self.network = Some(network);
+        }
         // Nothing written outlives this machine, so there is nothing to sync; the page cache stays, since a
         // restored function reads the very files again.
         if let Some(within) = scrub {

@@ -4,7 +4,7 @@
 //! process that was started before: it shares the mount namespace, and pivoting moves its root along.
 
 use std::ffi::CString;
-use std::fs::{DirBuilder, File, Permissions, set_permissions};
+use std::fs::{self, DirBuilder, File, Permissions, set_permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -79,12 +79,13 @@ const WRITABLE: (&str, MountFlags) = ("/tmp", MountFlags::NOSUID);
 /// The bound until the function is known, MiB. Nobody writes then, but a bound cannot be set where there was none.
 const UNBOUND: u32 = 1;
 
-/// Links that programs expect beside the devices: name in the new root, target.
+/// Links that programs expect: name in the new root, target. What an image has in their place goes.
 const LINKS: &[(&str, &str)] = &[
     ("dev/fd", "/proc/self/fd"),
     ("dev/stdin", "/proc/self/fd/0"),
     ("dev/stdout", "/proc/self/fd/1"),
     ("dev/stderr", "/proc/self/fd/2"),
+    ("etc/resolv.conf", super::network::RESOLVER),
 ];
 
 /// Which file system could not be had.
@@ -156,6 +157,8 @@ pub fn make() -> Result<(), MountError> {
     }
     for (name, target) in LINKS {
         let link = root.join(name);
+        // There is none, mostly.
+        let _ = fs::remove_file(&link);
         symlink(target, &link).map_err(|e| MountError::Link(link, e))?;
     }
     enter(&root).map_err(|e| MountError::Pivot(root, e))

@@ -412,6 +412,7 @@ pub fn identity(instance_id: &str) -> Identity {
         hostname: "sandbox".into(),
         time_unix_ns: u64::try_from(now.as_nanos()).unwrap(),
         entropy_hex: "00".repeat(32),
+        network: None,
     }
 }
 

@@ -97,7 +97,7 @@ mod tests {
             ("mote:snapshot", "cold", "give init or warm"),
             ("mote:restore", "quick", "give lazy, cached, reap or faasnap"),
             ("mote:warmup", "{", "no JSON"),
-            ("mote:colour", "red", "there are mote:snapshot, mote:restore and mote:warmup"),
+            ("mote:colour", "red", "there are mote:snapshot, mote:restore, mote:tenant and mote:warmup"),
             ("aws:x", "", "not aws:"),
             ("", "", "1 to 128"),
         ] {

@@ -1,0 +1,145 @@
+//! Tenants' networks on this machine, and sandboxes' places in them.
+
+mod place;
+mod tenancy;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mote_particle::{AttachError, NetworkError};
+use serde_json::{Value, json};
+
+use crate::config::Layout;
+use crate::text::chain;
+
+pub use place::Place;
+use tenancy::Tenancy;
+
+/// Why a sandbox has no place in its tenant's network, and cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The function is of a tenant that is not configured (any more).
+    #[error("There is no tenant '{tenant}' (network.tenants): there are {known}")]
+    Unknown {
+        /// Its name.
+        tenant: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The tenant has as many sandboxes as it may.
+    #[error(
+        "Tenant '{tenant}' has {limit} sandboxes with a call or idle, its limit (max_sandboxes of network.tenants)"
+    )]
+    Quota {
+        /// Its name.
+        tenant: String,
+        /// Its limit.
+        limit: u16,
+    },
+    /// Nothing to attach to.
+    #[error("No place in the network of tenant '{tenant}' is free (network.endpoints = {limit})")]
+    Full {
+        /// Its name.
+        tenant: String,
+        /// The limit.
+        limit: u16,
+        /// What ran out.
+        #[source]
+        source: AttachError,
+    },
+}
+
+/// All tenants' networks. Each is made when its first sandbox comes, or before.
+#[derive(Debug)]
+pub struct Networks {
+    tenancies: BTreeMap<String, Arc<Tenancy>>,
+    /// Why there is none at all.
+    problem: Option<String>,
+    /// A network could not be made: sandboxes have none then.
+    failed: AtomicBool,
+}
+
+impl Networks {
+    /// The networks of a layout; without one, sandboxes have no network, for the reason given.
+    pub fn new(layout: Result<Layout, String>) -> Self {
+        let failed = AtomicBool::new(false);
+        match layout {
+            Ok(layout) => {
+                let layout = Arc::new(layout);
+                let tenancy = |name: &String| Tenancy::new(name, &layout).map(Arc::new);
+                let tenancies =
+                    layout.tenants.keys().filter_map(|name| Some((name.clone(), tenancy(name)?))).collect();
+                Self { tenancies, problem: None, failed }
+            }
+            Err(problem) => Self { tenancies: BTreeMap::new(), problem: Some(problem), failed },
+        }
+    }
+
+    /// Whether there is such a tenant. Where there are no networks, nobody is kept apart by them.
+    pub fn check(&self, tenant: &str) -> Result<(), JoinError> {
+        match self.problem.is_some() || self.tenancies.contains_key(tenant) {
+            true => Ok(()),
+            false => Err(self.unknown(tenant)),
+        }
+    }
+
+    fn unknown(&self, tenant: &str) -> JoinError {
+        let known = self.tenancies.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        JoinError::Unknown { tenant: tenant.to_owned(), known }
+    }
+
+    /// A place for a sandbox of a function. `None`: it has to do without a network, as this machine has none.
+    ///
+    /// # Errors
+    /// When there is a network, and no place in it.
+    pub async fn join(&self, tenant: &str, function: &str) -> Result<Option<Place>, JoinError> {
+        if self.problem.is_some() {
+            return Ok(None);
+        }
+        let tenancy = self.tenancies.get(tenant).ok_or_else(|| self.unknown(tenant))?;
+        match tenancy.live().await {
+            Ok(_) => tenancy.attach(function).map(Some),
+            Err(error) => {
+                self.made(tenant, Some(error));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a tenant's network before anybody asks.
+    pub async fn prepare(&self, tenant: &str) {
+        if let Some(tenancy) = self.tenancies.get(tenant) {
+            let made = tenancy.live().await;
+            self.made(tenant, made.err());
+        }
+    }
+
+    /// How long a place that was given back is out of use.
+    pub fn quarantine(&self) -> Duration {
+        let shape = self.tenancies.values().next().map(|tenancy| tenancy.layout.shape);
+        shape.map_or(Duration::ZERO, |shape| shape.quarantine)
+    }
+
+    fn made(&self, tenant: &str, error: Option<NetworkError>) {
+        if let Some(error) = error {
+            tracing::error!(tenant, error = %chain(&error), "No network: sandboxes start without one");
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What is wrong, for people.
+    pub fn problem(&self) -> Option<String> {
+        let failed = self.failed.load(Ordering::Relaxed);
+        let failed = failed.then(|| "A tenant's network could not be made, see the log".to_owned());
+        self.problem.clone().or(failed)
+    }
+
+    /// For operators: every tenant's network.
+    pub fn describe(&self) -> Value {
+        let tenants: BTreeMap<_, _> =
+            self.tenancies.iter().map(|(name, tenancy)| (name, tenancy.describe())).collect();
+        json!({ "problem": self.problem(), "tenants": tenants })
+    }
+}
