@@ -22,10 +22,12 @@ pub mod lease;
 pub mod netlink;
 pub mod netns;
 pub mod network;
+pub mod nft;
 pub mod overlay;
 pub mod plan;
 mod sysctl;
 pub mod tap;
+pub mod uplink;
 
 pub use network::{AttachError, Endpoint, Network, NetworkError, Shape};
 pub use plan::{Addresses, Node, Plan, PlanError, Subnet, Tenant};
