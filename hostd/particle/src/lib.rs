@@ -11,11 +11,13 @@
 //!   │  tap0  queue 0…255   address = subnet + 0…255    │──> a microVM's network device, one queue each
 //!   │  tap1  queue 0…255   address = subnet + 256…511  │
 //!   │  vxlan0  one route and one forwarding entry per other machine
+//!   │  up0     for tenants who may reach the world
 //!   └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! Nothing here has a name outside its namespace, and namespaces are held by descriptors alone: whatever ends this
-//! process, the kernel takes all of it away.
+//! Namespaces have no names and are held by descriptors alone: whatever ends this process, the kernel takes all of it
+//! away. What the machine's own namespace holds, the outer ends of uplinks and packet filters, goes with tenants'
+//! namespaces or is replaced at the next start.
 
 pub mod bpf;
 pub mod lease;

@@ -1,7 +1,8 @@
 //! The filter of the machine's namespace for what comes from tenants' namespaces.
 
 use super::networks::{GLOBAL_V6, NEVER, PRIVATE};
-use super::table::{Chain, Device, FILTER, Net, Place, Rule, Table, Then, state, when};
+use super::table::{Chain, Device, FILTER, Net, Place, Rule, Table, Then, state};
+use super::when::{When, when};
 use crate::plan::Plan;
 use crate::uplink::{self, Links};
 
@@ -67,7 +68,7 @@ pub fn host_table(rules: &HostRules) -> Table {
 
 /// Tenants' own filters have the same rules and more; here they hold whatever those are.
 fn from_tenant(rules: &HostRules) -> Vec<Rule> {
-    let refuse = |when: super::table::When| when.count(TRANSIT).then(Then::Drop);
+    let refuse = |when: When| when.count(TRANSIT).then(Then::Drop);
     let mut all = vec![refuse(when().leaving(TENANTS))];
     all.extend(rules.links.networks().map(|net| refuse(when().not_from(net))));
     let plan: [Net; 2] = [rules.plan.v4().into(), rules.plan.v6().into()];

@@ -20,6 +20,9 @@ mod overlay;
 mod socket;
 pub mod table;
 mod tenant;
+#[cfg(test)]
+mod tests;
+pub mod when;
 
 pub use host::{HostRules, TO_HOST, TRANSIT, host_table};
 pub use networks::Egress;

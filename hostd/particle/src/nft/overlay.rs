@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::socket::{Nft, NftError};
-use super::table::{Chain, FILTER, Family, Key, Place, RAW, Rule, Set, Table, Test, Then, protocol, when};
+use super::table::{Chain, FILTER, Key, Place, RAW, Rule, Set, Table, Test, Then, protocol};
+use super::when::{Family, when};
 use crate::overlay::{self, Peer};
 use crate::plan::{Node, Plan, PlanError, Tenant};
 
@@ -125,7 +126,7 @@ impl OverlayGuard {
     }
 }
 
-fn table(plan: &Plan, peers: &[Peer]) -> Result<Table, GuardError> {
+pub(super) fn table(plan: &Plan, peers: &[Peer]) -> Result<Table, GuardError> {
     // Tells one machine's IPv4 subnet from another's.
     let mask = plan.subnet(Node(0), ANY)?.v4().netmask().octets().to_vec();
     let port = || when().protocol(protocol::UDP).port_to(overlay::PORT);

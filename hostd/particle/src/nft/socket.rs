@@ -26,6 +26,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of a batch, at most.
 const BATCH: usize = 4 << 20;
 
+/// Its port.
+const KERNEL: u32 = 0;
+
 /// The subsystem a batch is for (`NFNL_SUBSYS_NFTABLES`).
 const NF_TABLES: u16 = 10;
 
@@ -206,7 +209,7 @@ impl Nft {
     }
 
     fn send(&self, table: &str, bytes: &[u8]) -> Result<(), NftError> {
-        match self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0) {
+        match self.socket.send_to(bytes, &SocketAddr::new(KERNEL, 0), 0) {
             Ok(_) => Ok(()),
             Err(source) => Err(NftError::Send { table: table.to_owned(), source }),
         }
@@ -216,7 +219,8 @@ impl Nft {
         let table = || table.to_owned();
         let bytes = loop {
             match self.socket.recv_from_full() {
-                Ok((bytes, _)) => break bytes,
+                Ok((bytes, sender)) if sender.port_number() == KERNEL => break bytes,
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(NftError::Silent { table: table() });

@@ -1,7 +1,8 @@
 //! The filter of a tenant's namespace.
 
 use super::networks::{self, Egress, GLOBAL_V6, NEVER, PRIVATE};
-use super::table::{Chain, Device, FILTER, Net, Place, RAW, Rule, Table, Then, protocol, state, when};
+use super::table::{Chain, Device, FILTER, Net, Place, RAW, Rule, Table, Then, protocol, state};
+use super::when::{When, when};
 use crate::overlay;
 use crate::plan::{Addresses, Plan, Tenant};
 use crate::uplink;
@@ -164,7 +165,7 @@ fn within(own: [Net; 2]) -> Vec<Rule> {
 
 /// What is checked of every packet, so that a stricter policy ends what a looser one began.
 fn egress(rules: &TenantRules) -> Vec<Rule> {
-    let refuse = |when: super::table::When| when.count(REFUSED).then(Then::Reject);
+    let refuse = |when: When| when.count(REFUSED).then(Then::Reject);
     let mut all: Vec<_> = nowhere(&rules.plan).map(|net| refuse(when().to(net))).collect();
     if rules.egress != Egress::All {
         all.extend(PRIVATE.iter().map(|net| refuse(when().to(*net))));
