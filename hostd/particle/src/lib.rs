@@ -11,21 +11,25 @@
 //!   │  tap0  queue 0…255   address = subnet + 0…255    │──> a microVM's network device, one queue each
 //!   │  tap1  queue 0…255   address = subnet + 256…511  │
 //!   │  vxlan0  one route and one forwarding entry per other machine
+//!   │  up0     for tenants who may reach the world
 //!   └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! Nothing here has a name outside its namespace, and namespaces are held by descriptors alone: whatever ends this
-//! process, the kernel takes all of it away.
+//! Namespaces have no names and are held by descriptors alone: whatever ends this process, the kernel takes all of it
+//! away. What the machine's own namespace holds, the outer ends of uplinks and packet filters, goes with tenants'
+//! namespaces or is replaced at the next start.
 
 pub mod bpf;
 pub mod lease;
 pub mod netlink;
 pub mod netns;
 pub mod network;
+pub mod nft;
 pub mod overlay;
 pub mod plan;
 mod sysctl;
 pub mod tap;
+pub mod uplink;
 
 pub use network::{AttachError, Endpoint, Network, NetworkError, Shape};
 pub use plan::{Addresses, Node, Plan, PlanError, Subnet, Tenant};

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::LinkMessage;
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::RouteMessage;
@@ -99,6 +100,17 @@ impl Netlink {
         self.call(what, self.handle.link().set(link).execute())
     }
 
+    /// Has the kernel use a device whose other end has just come up, which it otherwise does some time within the next
+    /// second: until then what is sent is lost. It does so before it tells of the device (Linux 6.9 and later).
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub fn settle_link(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut answers = self.handle.link().get().match_index(index).execute();
+        let answered = async { answers.try_next().await.map(drop) };
+        self.call(&format!("look at device {index}"), answered)
+    }
+
     /// Takes a device away.
     ///
     /// # Errors
@@ -113,7 +125,11 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> Result<(), NetlinkError> {
-        let request = self.handle.address().add(index, address, prefix);
+        let mut request = self.handle.address().add(index, address, prefix);
+        if address.is_ipv6() {
+            // In use at once: nobody else has it.
+            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
         self.call(&format!("add address {address}/{prefix}"), request.execute())
     }
 

@@ -39,6 +39,9 @@ pub struct Node(pub u16);
 pub struct Tenant(u32);
 
 impl Tenant {
+    /// The first one.
+    pub const FIRST: Self = Self(1);
+
     /// The tenant of a network identifier; none for 0 and for more than 24 bits.
     pub fn new(vni: u32) -> Option<Self> {
         (1..1 << 24).contains(&vni).then_some(Self(vni))

@@ -1,7 +1,7 @@
 //! Settings of a tenant's namespace.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Under `/proc/sys/net`, and why.
 const TENANT: &[(&str, &str)] = &[
@@ -31,9 +31,9 @@ const TENANT: &[(&str, &str)] = &[
 #[error("Cannot set /proc/sys/net/{name} to {value}")]
 pub struct SysctlError {
     /// The setting.
-    pub name: &'static str,
+    pub name: String,
     /// Its value.
-    pub value: &'static str,
+    pub value: String,
     /// The kernel's answer.
     #[source]
     pub source: io::Error,
@@ -41,12 +41,23 @@ pub struct SysctlError {
 
 /// Applies the settings to the calling thread's namespace.
 pub(crate) fn apply() -> Result<(), SysctlError> {
-    for (name, value) in TENANT {
-        std::fs::write(Path::new("/proc/sys/net").join(name), value).map_err(|source| SysctlError {
-            name,
-            value,
-            source,
-        })?;
-    }
-    Ok(())
+    TENANT.iter().try_for_each(|(name, value)| set(name, value))
+}
+
+/// Sets one of the calling thread's namespace.
+pub(crate) fn set(name: &str, value: &str) -> Result<(), SysctlError> {
+    std::fs::write(path(name), value).map_err(|source| SysctlError {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
+}
+
+/// Its value in the calling thread's namespace, if it has one.
+pub(crate) fn get(name: &str) -> Option<String> {
+    Some(std::fs::read_to_string(path(name)).ok()?.trim().to_owned())
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new("/proc/sys/net").join(name)
 }
