@@ -18,6 +18,7 @@
 //! process, the kernel takes all of it away.
 
 pub mod bpf;
+pub mod dns;
 pub mod lease;
 pub mod netlink;
 pub mod netns;
