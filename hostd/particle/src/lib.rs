@@ -20,6 +20,7 @@
 //! namespaces or is replaced at the next start.
 
 pub mod bpf;
+pub mod dns;
 pub mod lease;
 pub mod netlink;
 pub mod netns;
