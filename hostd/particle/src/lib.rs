@@ -24,6 +24,7 @@ pub mod netns;
 pub mod network;
 pub mod overlay;
 pub mod plan;
+pub mod process;
 mod sysctl;
 pub mod tap;
 
