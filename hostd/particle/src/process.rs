@@ -1,5 +1,6 @@
 //! Sandboxes that are processes: one namespace and one device for all of a tenant's, an address each (figure 3.3 of
-//! Ao's dissertation).
+//! Ao's dissertation). The device is the namespace's own loopback: it is there on every kernel, and what comes from
+//! other machines is for an address of the namespace, whichever device has it.
 //!
 //! What the dissertation leaves to `LD_PRELOAD` is done by eBPF on the sandbox's cgroup ([`crate::bpf::CgroupGuard`]):
 //!
@@ -31,7 +32,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rtnetlink::{LinkDummy, LinkUnspec};
+use rtnetlink::LinkUnspec;
 
 use crate::bpf::{BpfError, CgroupGuard, Table};
 use crate::lease::{Exhausted, Leases};
@@ -43,9 +44,6 @@ use crate::sysctl::{self, SysctlError};
 /// How long an address should rest: connections that ended keep their port of it for a minute (the kernel's
 /// `TCP_TIMEWAIT_LEN`), and the next owner could not serve there.
 pub const QUARANTINE: Duration = Duration::from_secs(61);
-
-/// Name of the device.
-const DEVICE: &str = "particle0";
 
 /// Addresses sent to the kernel before its answers are read.
 const BATCH: usize = 64;
@@ -66,7 +64,7 @@ pub enum ProcessNetworkError {
     /// The namespace's settings.
     #[error("Cannot make a tenant's network for processes")]
     Sysctl(#[from] SysctlError),
-    /// Device and addresses.
+    /// Its addresses.
     #[error("Cannot make a tenant's network for processes")]
     Netlink(#[from] NetlinkError),
     /// Programs.
@@ -252,14 +250,12 @@ impl Drop for ProcessEndpoint {
     }
 }
 
-/// Device and addresses in the calling thread's namespace.
+/// The addresses, in the calling thread's namespace.
 fn furnish(subnet: &Subnet, endpoints: u16) -> Result<u64, ProcessNetworkError> {
     sysctl::apply()?;
     let netlink = Netlink::open()?;
-    let loopback = LinkUnspec::new_with_index(index_of("lo")?).up().build();
-    netlink.set_link("bring up lo", loopback)?;
-    netlink.add_link("make a device for addresses", LinkDummy::new(DEVICE).up().build())?;
-    let index = index_of(DEVICE)?;
+    let index = index_of("lo")?;
+    netlink.set_link("bring up lo", LinkUnspec::new_with_index(index).up().build())?;
     // Its own, which is no endpoint's, comes first: the kernel takes it where nobody chose.
     let gateway = std::iter::once(subnet.gateway());
     let all = gateway.chain((RESERVED..endpoints).filter_map(|number| subnet.endpoint(number)));

@@ -161,7 +161,12 @@ fn bpf<T>(number: c_long, attributes: &mut T) -> io::Result<OwnedFd> {
 }
 
 /// A map of values of a fixed size.
-pub(super) fn map(kind: u32, [key_size, value_size]: [u32; 2], entries: u16, flags: u32) -> io::Result<OwnedFd> {
+pub(super) fn map(
+    kind: u32,
+    [key_size, value_size]: [u32; 2],
+    entries: u16,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     let entries = u32::from(entries);
     bpf(MAP_CREATE, &mut MapAttributes { kind, key_size, value_size, entries, flags })
 }
