@@ -25,8 +25,10 @@ pub mod network;
 pub mod overlay;
 pub mod plan;
 pub mod process;
+pub mod steering;
 mod sysctl;
 pub mod tap;
 
 pub use network::{AttachError, Endpoint, Network, NetworkError, Shape};
 pub use plan::{Addresses, Node, Plan, PlanError, Subnet, Tenant};
+pub use steering::{Ebpf, Steering};

@@ -31,7 +31,7 @@ const TENANT: &[(&str, &str)] = &[
 #[error("Cannot set /proc/sys/net/{name} to {value}")]
 pub struct SysctlError {
     /// The setting.
-    pub name: &'static str,
+    pub name: String,
     /// Its value.
     pub value: &'static str,
     /// The kernel's answer.
@@ -41,12 +41,18 @@ pub struct SysctlError {
 
 /// Applies the settings to the calling thread's namespace.
 pub(crate) fn apply() -> Result<(), SysctlError> {
-    for (name, value) in TENANT {
-        std::fs::write(Path::new("/proc/sys/net").join(name), value).map_err(|source| SysctlError {
-            name,
-            value,
-            source,
-        })?;
-    }
-    Ok(())
+    TENANT.iter().try_for_each(|(name, value)| set(name, value))
+}
+
+/// Has a device take packets only from whom it would send them to.
+pub(crate) fn strict(device: &str) -> Result<(), SysctlError> {
+    set(&format!("ipv4/conf/{device}/rp_filter"), "1")
+}
+
+fn set(name: &str, value: &'static str) -> Result<(), SysctlError> {
+    std::fs::write(Path::new("/proc/sys/net").join(name), value).map_err(|source| SysctlError {
+        name: name.to_owned(),
+        value,
+        source,
+    })
 }
