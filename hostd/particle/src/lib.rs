@@ -14,6 +14,9 @@
 //!   └──────────────────────────────────────────────────┘
 //! ```
 //!
+//! Two other forms: a kernel without such programs gets a device per endpoint ([`steering`]), and sandboxes that are
+//! processes an address each in one namespace ([`process`]).
+//!
 //! Nothing here has a name outside its namespace, and namespaces are held by descriptors alone: whatever ends this
 //! process, the kernel takes all of it away.
 

@@ -83,12 +83,11 @@ pub(crate) fn devices(
 fn lacking(error: &TapError) -> bool {
     let source = match error {
         TapError::Steering { source, .. } => source,
-        TapError::Guard { source, .. } => match source {
-            BpfError::Load { source, .. }
-            | BpfError::Map { source, .. }
-            | BpfError::Attach { source, .. } => source,
-            _ => return false,
-        },
+        TapError::Guard {
+            source:
+                BpfError::Load { source, .. } | BpfError::Map { source, .. } | BpfError::Attach { source, .. },
+            ..
+        } => source,
         _ => return false,
     };
     const NONE: [i32; 6] =

@@ -1,5 +1,8 @@
 //! Sandboxes that are processes: this test program once more, in a cgroup and a namespace, told what to do line by line.
 
+// Every test program uses some of it.
+#![allow(dead_code)]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
