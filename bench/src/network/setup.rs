@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mote_particle::netlink::{Netlink, index_of};
 use mote_particle::netns::Netns;
 use mote_particle::overlay::{DEVICE, Overlay};
-use mote_particle::{Endpoint, Network, Node, Plan, Shape, Tenant};
+use mote_particle::{Ebpf, Endpoint, Network, Node, Plan, Shape, Tenant};
 
 use super::baseline;
 use super::machine::{MTU, Machine, settle, underlay};
@@ -98,7 +98,7 @@ pub fn tenant() -> Outcome<Tenant> {
 /// A tenant's network, joined to the overlay of a machine.
 pub fn network(host: &Netns, node: u8, endpoints: u16) -> Outcome<(Network, Overlay, u64)> {
     let (plan, tenant, node_number) = (plan()?, tenant()?, Node(node.into()));
-    let shape = Shape { endpoints, mtu: MTU, quarantine: Duration::ZERO };
+    let shape = Shape { endpoints, mtu: MTU, quarantine: Duration::ZERO, ebpf: Ebpf::All };
     let network = Network::create(plan.subnet(node_number, tenant)?, &shape)?;
     let overlay = Overlay { plan, tenant, node: node_number, local: underlay(node).into(), mtu: MTU };
     let outer = host.run(Netlink::open)??;

@@ -15,6 +15,9 @@
 //!   └──────────────────────────────────────────────────┘
 //! ```
 //!
+//! Two other forms: a kernel without such programs gets a device per endpoint ([`steering`]), and sandboxes that are
+//! processes an address each in one namespace ([`process`]).
+//!
 //! Namespaces have no names and are held by descriptors alone: whatever ends this process, the kernel takes all of it
 //! away. What the machine's own namespace holds, the outer ends of uplinks and packet filters, goes with tenants'
 //! namespaces or is replaced at the next start.
@@ -28,9 +31,12 @@ pub mod network;
 pub mod nft;
 pub mod overlay;
 pub mod plan;
+pub mod process;
+pub mod steering;
 mod sysctl;
 pub mod tap;
 pub mod uplink;
 
 pub use network::{AttachError, Endpoint, Network, NetworkError, Shape};
 pub use plan::{Addresses, Node, Plan, PlanError, Subnet, Tenant};
+pub use steering::{Ebpf, Steering};

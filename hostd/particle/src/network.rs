@@ -12,7 +12,8 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use crate::lease::{Exhausted, Leases};
 use crate::netlink::{Netlink, NetlinkError, index_of};
 use crate::netns::{Netns, NetnsError};
-use crate::plan::{Addresses, ENDPOINTS_PER_TAP, RESERVED, Subnet, TapPlan};
+use crate::plan::{Addresses, RESERVED, Subnet, TapPlan};
+use crate::steering::{Ebpf, Steering, devices};
 use crate::sysctl::{self, SysctlError};
 use crate::tap::{MAC, Tap, TapError};
 
@@ -25,6 +26,8 @@ pub struct Shape {
     pub mtu: u16,
     /// How long an address rests after use.
     pub quarantine: Duration,
+    /// What eBPF may be used for; less than the kernel offers only to try what happens without.
+    pub ebpf: Ebpf,
 }
 
 /// A network that cannot be made.
@@ -67,6 +70,7 @@ pub struct Network {
 struct Inner {
     // Before the namespace: devices go first.
     taps: Vec<Tap>,
+    steering: Steering,
     leases: Mutex<Leases>,
     subnet: Subnet,
     netns: Netns,
@@ -74,16 +78,17 @@ struct Inner {
 }
 
 impl Network {
-    /// Makes a namespace for a subnet, with all its endpoints ready. Blocks for some milliseconds.
+    /// Makes a namespace for a subnet, with all its endpoints ready. Blocks for some milliseconds; where the kernel has
+    /// no eBPF for it, for some more ([`steering`](Self::steering) tells).
     ///
     /// # Errors
     /// When the kernel lacks something, or the process the privilege.
     pub fn create(subnet: Subnet, shape: &Shape) -> Result<Self, NetworkError> {
         let netns = Netns::create()?;
         let endpoints = shape.endpoints.saturating_add(RESERVED).min(subnet.endpoints());
-        let (taps, netlink_calls) = netns.run(|| furnish(&subnet, endpoints, shape))??;
+        let (taps, steering, netlink_calls) = netns.run(|| furnish(&subnet, endpoints, shape))??;
         let leases = Mutex::new(Leases::new(RESERVED..endpoints, shape.quarantine));
-        Ok(Self { inner: Arc::new(Inner { taps, leases, subnet, netns, netlink_calls }) })
+        Ok(Self { inner: Arc::new(Inner { taps, steering, leases, subnet, netns, netlink_calls }) })
     }
 
     /// Leases an endpoint: a descriptor and two addresses. No netlink call.
@@ -123,6 +128,11 @@ impl Network {
         self.inner.netlink_calls
     }
 
+    /// How frames find their endpoint.
+    pub fn steering(&self) -> &Steering {
+        &self.inner.steering
+    }
+
     /// TAP devices.
     pub fn taps(&self) -> &[Tap] {
         &self.inner.taps
@@ -141,8 +151,8 @@ impl Inner {
     }
 
     fn place(&self, number: u16) -> Option<(&Tap, u16)> {
-        let tap = self.taps.get(usize::from(number / ENDPOINTS_PER_TAP))?;
-        Some((tap, number % ENDPOINTS_PER_TAP))
+        let (tap, queue) = self.steering.layout().place(number)?;
+        Some((self.taps.get(usize::from(tap))?, queue))
     }
 
     fn give_back(&self, number: u16) {
@@ -154,7 +164,11 @@ impl Inner {
 }
 
 /// Devices, addresses and routes in the calling thread's namespace.
-fn furnish(subnet: &Subnet, endpoints: u16, shape: &Shape) -> Result<(Vec<Tap>, u64), NetworkError> {
+fn furnish(
+    subnet: &Subnet,
+    endpoints: u16,
+    shape: &Shape,
+) -> Result<(Vec<Tap>, Steering, u64), NetworkError> {
     sysctl::apply()?;
     let netlink = Netlink::open()?;
     let loopback = index_of("lo")?;
@@ -162,13 +176,11 @@ fn furnish(subnet: &Subnet, endpoints: u16, shape: &Shape) -> Result<(Vec<Tap>, 
     let Addresses { v4, v6 } = subnet.gateway();
     netlink.add_address(loopback, v4.into(), 32)?;
     netlink.add_address(loopback, v6.into(), 128)?;
-    let mut taps = Vec::new();
-    for plan in subnet.taps(endpoints) {
-        let tap = Tap::create(&plan, shape.mtu.into(), &netlink)?;
-        route(&netlink, &plan, tap.index())?;
-        taps.push(tap);
+    let (taps, steering) = devices(subnet, endpoints, shape, &netlink)?;
+    for tap in &taps {
+        route(&netlink, tap.plan(), tap.index())?;
     }
-    Ok((taps, netlink.calls()))
+    Ok((taps, steering, netlink.calls()))
 }
 
 fn route(netlink: &Netlink, plan: &TapPlan, index: u32) -> Result<(), NetlinkError> {

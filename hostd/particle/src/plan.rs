@@ -201,17 +201,39 @@ impl Subnet {
     }
 
     /// TAP devices for `endpoints` endpoints.
-    pub fn taps(&self, endpoints: u16) -> impl Iterator<Item = TapPlan> + use<> {
+    pub fn taps(&self, endpoints: u16, layout: Layout) -> impl Iterator<Item = TapPlan> + use<> {
         let (subnet, endpoints) = (*self, endpoints.min(self.endpoints()));
-        (0..endpoints.div_ceil(ENDPOINTS_PER_TAP)).filter_map(move |number| {
-            let first = number * ENDPOINTS_PER_TAP;
-            let Addresses { v4, v6 } = subnet.endpoint(first)?;
-            Some(TapPlan {
-                number,
-                first: Addresses { v4, v6 },
-                queues: (endpoints - first).min(ENDPOINTS_PER_TAP),
-            })
+        let numbers = match layout {
+            Layout::Shared => 0..endpoints.div_ceil(ENDPOINTS_PER_TAP),
+            Layout::Own => 0..endpoints.saturating_sub(RESERVED),
+        };
+        numbers.filter_map(move |number| {
+            let (first, most) = match layout {
+                Layout::Shared => (number * ENDPOINTS_PER_TAP, ENDPOINTS_PER_TAP),
+                Layout::Own => (number + RESERVED, 1),
+            };
+            let addresses = subnet.endpoint(first)?;
+            Some(TapPlan { number, first: addresses, queues: (endpoints - first).min(most), layout })
         })
+    }
+}
+
+/// How endpoints are shared out among TAP devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// 256 of consecutive addresses behind each, a queue each.
+    Shared,
+    /// One behind each.
+    Own,
+}
+
+impl Layout {
+    /// Number of the TAP device of endpoint `k`, and of its queue there; none for reserved ones that have no device.
+    pub fn place(self, k: u16) -> Option<(u16, u16)> {
+        match self {
+            Self::Shared => Some((k / ENDPOINTS_PER_TAP, k % ENDPOINTS_PER_TAP)),
+            Self::Own => Some((k.checked_sub(RESERVED)?, 0)),
+        }
     }
 }
 
@@ -220,21 +242,31 @@ impl Subnet {
 pub struct TapPlan {
     /// Which one.
     pub number: u16,
-    /// Addresses of its queue 0; the last byte of both is 0.
+    /// Addresses of its queue 0; the last byte of both is 0 where queues share a device.
     pub first: Addresses,
     /// Queues, 1 to 256.
     pub queues: u16,
+    /// Whether it has more than one endpoint.
+    pub layout: Layout,
 }
 
 impl TapPlan {
     /// What is routed to it, IPv4.
     pub fn v4(&self) -> Ipv4Net {
-        Ipv4Net::new_assert(self.first.v4, 24)
+        Ipv4Net::new_assert(self.first.v4, self.prefix(32))
     }
 
     /// What is routed to it, IPv6.
     pub fn v6(&self) -> Ipv6Net {
-        Ipv6Net::new_assert(self.first.v6, 120)
+        Ipv6Net::new_assert(self.first.v6, self.prefix(128))
+    }
+
+    /// Without the byte that chooses the queue.
+    fn prefix(&self, bits: u8) -> u8 {
+        match self.layout {
+            Layout::Shared => bits - 8,
+            Layout::Own => bits,
+        }
     }
 }
 
@@ -272,12 +304,18 @@ mod tests {
     #[test]
     fn a_thousand_endpoints_are_four_devices() {
         let subnet = plan("10.64.0.0/10", 22).unwrap().subnet(Node(0), tenant(1)).unwrap();
-        let taps: Vec<_> = subnet.taps(1000).collect();
+        let taps: Vec<_> = subnet.taps(1000, Layout::Shared).collect();
         assert_eq!(taps.iter().map(|tap| tap.queues).collect::<Vec<_>>(), [256, 256, 256, 232]);
         assert_eq!(taps[3].v4().to_string(), "10.64.3.0/24");
         assert_eq!(taps[3].v6().to_string(), "fd6d:6f74:6500::1:0:300/120");
-        assert_eq!(subnet.taps(0).count(), 0);
-        assert_eq!(subnet.taps(u16::MAX).map(|tap| u32::from(tap.queues)).sum::<u32>(), 1024);
+        assert_eq!(subnet.taps(0, Layout::Shared).count(), 0);
+        let queues = |layout| subnet.taps(u16::MAX, layout).map(|tap| u32::from(tap.queues)).sum::<u32>();
+        assert_eq!((queues(Layout::Shared), queues(Layout::Own)), (1024, 1024 - u32::from(RESERVED)));
+        assert_eq!([0, 1, 2, 3].map(|endpoints| subnet.taps(endpoints, Layout::Own).count()), [0, 0, 0, 1]);
+        let own = subnet.taps(1000, Layout::Own).nth(500).unwrap();
+        assert_eq!(own.v4().to_string(), "10.64.1.246/32");
+        assert_eq!(own.v6().to_string(), "fd6d:6f74:6500::1:0:1f6/128");
+        assert_eq!([0, 1, 2].map(|k| Layout::Own.place(k)), [None, None, Some((0, 0))]);
     }
 
     #[test]
@@ -313,6 +351,8 @@ mod tests {
                 let mut v4 = HashSet::new();
                 for node in &nodes {
                     let subnet = plan.subnet(Node(*node), tenant(*vni)).unwrap();
+                    let taps = [Layout::Shared, Layout::Own]
+                        .map(|layout| (layout, subnet.taps(subnet.endpoints(), layout).collect::<Vec<_>>()));
                     for k in 0..subnet.endpoints() {
                         let addresses = subnet.endpoint(k).unwrap();
                         prop_assert!(v4.insert(addresses.v4) && v6.insert(addresses.v6));
@@ -320,8 +360,12 @@ mod tests {
                         prop_assert!(subnet.v4().contains(&addresses.v4) && subnet.v6().contains(&addresses.v6));
                         prop_assert_eq!(subnet.endpoint_of(addresses.v4), Some(k));
                         prop_assert_eq!(subnet.endpoint_of_v6(addresses.v6), Some(k));
-                        let tap = subnet.taps(subnet.endpoints()).nth(usize::from(k / 256)).unwrap();
-                        prop_assert!(tap.v4().contains(&addresses.v4) && tap.v6().contains(&addresses.v6));
+                        for (layout, taps) in &taps {
+                            let Some((tap, queue)) = layout.place(k) else { continue };
+                            let tap = taps[usize::from(tap)];
+                            prop_assert!(tap.v4().contains(&addresses.v4) && tap.v6().contains(&addresses.v6));
+                            prop_assert!(queue < tap.queues);
+                        }
                         prop_assert_eq!(u16::from(addresses.v4.octets()[3]), k % 256);
                         prop_assert_eq!(u16::from(addresses.v6.octets()[15]), k % 256);
                     }

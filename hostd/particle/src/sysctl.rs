@@ -44,6 +44,11 @@ pub(crate) fn apply() -> Result<(), SysctlError> {
     TENANT.iter().try_for_each(|(name, value)| set(name, value))
 }
 
+/// Has a device take packets only from whom it would send them to.
+pub(crate) fn strict(device: &str) -> Result<(), SysctlError> {
+    set(&format!("ipv4/conf/{device}/rp_filter"), "1")
+}
+
 /// Sets one of the calling thread's namespace.
 pub(crate) fn set(name: &str, value: &str) -> Result<(), SysctlError> {
     std::fs::write(path(name), value).map_err(|source| SysctlError {

@@ -1,4 +1,4 @@
-//! A multi-queue TAP device: one descriptor per endpoint, all opened in advance.
+//! A TAP device with a queue per endpoint: one descriptor each, all opened in advance.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -7,9 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rtnetlink::LinkUnspec;
 
-use crate::bpf::{self, BpfError, Direction, Guard, Permitted};
+use crate::bpf::{self, BpfError, Direction, Guard, Permitted, Program};
 use crate::netlink::{Netlink, NetlinkError, index_of};
-use crate::plan::{ENDPOINTS_PER_TAP, TapPlan};
+use crate::plan::{ENDPOINTS_PER_TAP, Layout, TapPlan};
+use crate::sysctl::{self, SysctlError};
 
 const TUN: &str = "/dev/net/tun";
 
@@ -68,6 +69,24 @@ pub enum TapError {
         #[source]
         source: BpfError,
     },
+    /// The kernel does not let a program choose the queue.
+    #[error("Cannot set the steering of {name}")]
+    Steering {
+        /// The device.
+        name: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Its settings.
+    #[error("Cannot keep foreign sources out of {name}")]
+    Sources {
+        /// The device.
+        name: String,
+        /// Why.
+        #[source]
+        source: SysctlError,
+    },
     /// Address, size, state.
     #[error("Cannot configure {name}")]
     Configure {
@@ -79,37 +98,69 @@ pub enum TapError {
     },
 }
 
+/// What keeps packets with a foreign source from a device's endpoints out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// Programs that know the address of each queue; they also keep frames away from queues nobody holds.
+    Programs,
+    /// The kernel's reverse path filter. It knows only IPv4, and devices of one endpoint: of IPv6 the check of the
+    /// endpoint's holder, the monitor, is the only one. Frames to nobody wait, until the queue is full or leased.
+    Routes,
+}
+
 /// A device with its queues.
 #[derive(Debug)]
 pub struct Tap {
     name: String,
     index: u32,
+    plan: TapPlan,
     queues: Vec<File>,
+    guards: Option<Guards>,
+}
+
+#[derive(Debug)]
+struct Guards {
     permitted: Permitted,
-    _guards: [Guard; 2],
+    _placed: [Guard; 2],
+}
+
+impl Guards {
+    fn place(plan: &TapPlan, index: u32) -> Result<Self, BpfError> {
+        let permitted = Permitted::none(ENDPOINTS_PER_TAP)?;
+        let incoming = Guard::place(&bpf::guard_in(plan.first)?, index, Direction::In)?;
+        let outgoing = Guard::place(&bpf::guard_out(&permitted)?, index, Direction::Out)?;
+        Ok(Self { permitted, _placed: [incoming, outgoing] })
+    }
 }
 
 impl Tap {
-    /// Makes the device of a plan in the calling thread's namespace, opens its queues, and brings it up.
+    /// Makes the device of a plan in the calling thread's namespace, opens its queues, and brings it up. A device whose
+    /// queues are shared out by a program needs programs for the sources too.
     ///
     /// # Errors
-    /// When the kernel has no TAP devices, no eBPF steering, or no TCX.
-    pub fn create(plan: &TapPlan, mtu: u32, netlink: &Netlink) -> Result<Self, TapError> {
+    /// When the kernel has no TAP devices, or no eBPF steering or TCX where the plan needs them.
+    pub fn create(plan: &TapPlan, mtu: u32, sources: Sources, netlink: &Netlink) -> Result<Self, TapError> {
         let name = format!("tap{}", plan.number);
         let guarded = |source| TapError::Guard { name: name.clone(), source };
         let configured = |source| TapError::Configure { name: name.clone(), source };
-        let first = open_queue(&name)?;
+        let first = open_queue(&name, plan.layout)?;
         call(&first, SET_HEADER, &mut i32::try_from(HEADER).unwrap_or_default(), "set the header", &name)?;
         set_offload(&first, &name)?;
-        let steering = bpf::steer().map_err(guarded)?;
-        call(&first, SET_STEERING, &mut steering.as_fd().as_raw_fd(), "set the steering", &name)?;
         let index = index_of(&name).map_err(configured)?;
-        let permitted = Permitted::none(ENDPOINTS_PER_TAP).map_err(guarded)?;
-        let place = |program, direction| Guard::place(&program, index, direction);
-        let guards = [
-            bpf::guard_in(plan.first).and_then(|program| place(program, Direction::In)).map_err(guarded)?,
-            bpf::guard_out(&permitted).and_then(|program| place(program, Direction::Out)).map_err(guarded)?,
-        ];
+        match plan.layout {
+            Layout::Shared => {
+                let steering = bpf::steer().map_err(guarded)?;
+                steer(&first, &steering)
+                    .map_err(|source| TapError::Steering { name: name.clone(), source })?;
+            }
+            Layout::Own => {
+                sysctl::strict(&name).map_err(|source| TapError::Sources { name: name.clone(), source })?
+            }
+        }
+        let guards = match sources {
+            Sources::Programs => Some(Guards::place(plan, index).map_err(guarded)?),
+            Sources::Routes => None,
+        };
         // Before the other queues are opened, which take their length from the device.
         let link = LinkUnspec::new_with_index(index)
             .address(MAC.to_vec())
@@ -123,9 +174,14 @@ impl Tap {
         netlink.set_link("bring up a TAP device", link).map_err(configured)?;
         let mut queues = vec![first];
         while queues.len() < usize::from(plan.queues) {
-            queues.push(open_queue(&name)?);
+            queues.push(open_queue(&name, plan.layout)?);
         }
-        Ok(Self { name, index, queues, permitted, _guards: guards })
+        Ok(Self { name, index, plan: *plan, queues, guards })
+    }
+
+    /// What it was made for.
+    pub fn plan(&self) -> &TapPlan {
+        &self.plan
     }
 
     /// The device's name in its namespace.
@@ -146,16 +202,26 @@ impl Tap {
         let file = self.queues.get(usize::from(queue)).ok_or(io::ErrorKind::NotFound)?;
         let fd = file.try_clone()?.into();
         discard(file);
-        self.permitted.permit(queue);
+        if let Some(guards) = &self.guards {
+            guards.permitted.permit(self.last_byte(queue));
+        }
         Ok(fd)
     }
 
     /// Nothing is sent to the queue any more, and what waits in it is thrown away.
     pub fn close(&self, queue: u16) {
-        self.permitted.forbid(queue);
+        if let Some(guards) = &self.guards {
+            guards.permitted.forbid(self.last_byte(queue));
+        }
         if let Some(file) = self.queues.get(usize::from(queue)) {
             discard(file);
         }
+    }
+
+    /// Of a queue's addresses: what programs know it by.
+    fn last_byte(&self, queue: u16) -> u16 {
+        let [.., first] = self.plan.first.v4.octets();
+        u16::from(first) + queue
     }
 }
 
@@ -181,14 +247,18 @@ struct Request {
 }
 
 /// Opens another queue of the device, which is made with the first.
-fn open_queue(name: &str) -> Result<File, TapError> {
+fn open_queue(name: &str, layout: Layout) -> Result<File, TapError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(TUN)
         .map_err(TapError::Open)?;
-    let flags = i16::try_from(TAP | NO_PI | VNET_HDR | MULTI_QUEUE).unwrap_or_default();
+    let many = match layout {
+        Layout::Shared => MULTI_QUEUE,
+        Layout::Own => 0,
+    };
+    let flags = i16::try_from(TAP | NO_PI | VNET_HDR | many).unwrap_or_default();
     let mut request = Request { name: [0; libc::IFNAMSIZ], flags, padding: [0; 22] };
     for (to, from) in request.name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
         *to = from;
@@ -202,6 +272,14 @@ fn set_offload(queue: &File, name: &str) -> Result<(), TapError> {
     // SAFETY: this call takes its argument by value, and no pointer.
     let done = unsafe { libc::ioctl(queue.as_raw_fd(), SET_OFFLOAD, CSUM | TSO4 | TSO6) };
     answered(done, "set the offloads", name)
+}
+
+/// Lets a program choose the queue.
+fn steer(queue: &File, program: &Program) -> io::Result<()> {
+    let mut descriptor = program.as_fd().as_raw_fd();
+    // SAFETY: this call reads a descriptor's number, and keeps no pointer to it.
+    let done = unsafe { libc::ioctl(queue.as_raw_fd(), SET_STEERING, &raw mut descriptor) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn call<T>(

@@ -12,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use mote_particle::netlink::{Netlink, index_of};
 use mote_particle::netns::Netns;
-use mote_particle::{AttachError, Network, Shape};
+use mote_particle::tap::Sources;
+use mote_particle::{AttachError, Ebpf, Network, Shape, Steering};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{LinkUnspec, LinkVeth};
 use support::{NEVER, SHAPE, SOON, both, descriptors, devices, network, receive, root, send, send_to, write};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// As on kernels with all of eBPF, with some, and with none.
+const FORMS: [Ebpf; 3] = [Ebpf::All, Ebpf::Guards, Ebpf::None];
 
 /// Root's turn, if this is root.
 fn turn() -> Option<MutexGuard<'static, ()>> {
@@ -27,94 +31,111 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
 #[test]
 fn endpoints_hear_each_other_by_both_protocols() {
     let Some(_turn) = turn() else { return };
-    let network = network(&Shape { endpoints: 600, ..SHAPE });
-    assert_eq!(network.taps().len(), 3);
-    let all: Vec<_> = (0..600).map(|_| network.attach().unwrap()).collect();
-    // Of one device, and of two.
-    for (from, to) in [(0, 1), (1, 0), (0, 253), (10, 300), (599, 0), (520, 521)] {
-        for (source, target) in both(all[from].addresses()).into_iter().zip(both(all[to].addresses())) {
-            send(&all[from], source, target, "hello");
-            let heard = receive(&all[to], SOON);
-            assert_eq!(heard, Some((source, target, "hello".to_owned())), "{from} to {to}");
+    for ebpf in FORMS {
+        // Making and ending hundreds of devices takes the kernel long.
+        let (endpoints, devices) = if ebpf == Ebpf::All { (600, 3) } else { (30, 30) };
+        let network = network(&Shape { endpoints, ebpf, ..SHAPE });
+        assert_eq!(network.taps().len(), devices);
+        let all: Vec<_> = (0..endpoints).map(|_| network.attach().unwrap()).collect();
+        // Of one device, and of two.
+        for (from, to) in [(0, 1), (1, 0), (0, 253), (10, 300), (599, 0), (520, 521)] {
+            let [from, to] = [from, to].map(|number| number % all.len());
+            for (source, target) in both(all[from].addresses()).into_iter().zip(both(all[to].addresses())) {
+                send(&all[from], source, target, "hello");
+                let heard = receive(&all[to], SOON);
+                assert_eq!(heard, Some((source, target, "hello".to_owned())), "{from} to {to}");
+            }
         }
+        // And nobody else did.
+        assert!(all.iter().all(|endpoint| receive(endpoint, Duration::ZERO).is_none()));
     }
-    // And nobody else did.
-    assert!(all.iter().all(|endpoint| receive(endpoint, Duration::ZERO).is_none()));
 }
 
 #[test]
 fn a_source_of_somebody_else_is_dropped() {
     let Some(_turn) = turn() else { return };
-    let network = network(&SHAPE);
-    let [liar, victim, target] = [(); 3].map(|()| network.attach().unwrap());
-    let gateway = network.subnet().gateway();
-    for (forged, to) in [
-        (IpAddr::V4(victim.addresses().v4), IpAddr::V4(target.addresses().v4)),
-        (gateway.v4.into(), target.addresses().v4.into()),
-        ("192.0.2.1".parse().unwrap(), target.addresses().v4.into()),
-        (victim.addresses().v6.into(), target.addresses().v6.into()),
-        (gateway.v6.into(), target.addresses().v6.into()),
-        ("fe80::1".parse().unwrap(), target.addresses().v6.into()),
-    ] {
-        send(&liar, forged, to, "forged");
-        assert_eq!(receive(&target, NEVER), None, "{forged}");
+    for ebpf in FORMS {
+        let network = network(&Shape { ebpf, ..SHAPE });
+        let [liar, victim, target] = [(); 3].map(|()| network.attach().unwrap());
+        let gateway = network.subnet().gateway();
+        for (forged, to) in [
+            (IpAddr::V4(victim.addresses().v4), IpAddr::V4(target.addresses().v4)),
+            (gateway.v4.into(), target.addresses().v4.into()),
+            ("192.0.2.1".parse().unwrap(), target.addresses().v4.into()),
+            (victim.addresses().v6.into(), target.addresses().v6.into()),
+            (gateway.v6.into(), target.addresses().v6.into()),
+            ("fe80::1".parse().unwrap(), target.addresses().v6.into()),
+        ] {
+            // Where there is no program the kernel knows nothing of IPv6 sources.
+            if ebpf == Ebpf::None && forged.is_ipv6() {
+                continue;
+            }
+            send(&liar, forged, to, "forged");
+            assert_eq!(receive(&target, NEVER), None, "{forged}");
+        }
+        // A broadcast, ARP, a tagged frame, nonsense.
+        for ethertype in [[0x08, 0x06], [0x81, 0x00], [0, 0]] {
+            let mut frame = vec![0; 12 + 60];
+            frame[12..18].fill(0xff);
+            frame[24..26].copy_from_slice(&ethertype);
+            write(&liar, &frame);
+        }
+        let (from, to) = (liar.addresses().v4.into(), target.addresses().v4.into());
+        send(&liar, from, to, "honest");
+        assert_eq!(receive(&target, SOON), Some((from, to, "honest".to_owned())));
     }
-    // A broadcast, ARP, a tagged frame, nonsense.
-    for ethertype in [[0x08, 0x06], [0x81, 0x00], [0, 0]] {
-        let mut frame = vec![0; 12 + 60];
-        frame[12..18].fill(0xff);
-        frame[24..26].copy_from_slice(&ethertype);
-        write(&liar, &frame);
-    }
-    let (from, to) = (liar.addresses().v4.into(), target.addresses().v4.into());
-    send(&liar, from, to, "honest");
-    assert_eq!(receive(&target, SOON), Some((from, to, "honest".to_owned())));
 }
 
 #[test]
 fn what_was_sent_to_the_last_owner_never_reaches_the_next() {
     let Some(_turn) = turn() else { return };
-    let network = network(&Shape { endpoints: 2, ..SHAPE });
-    let [sender, old] = [(); 2].map(|()| network.attach().unwrap());
-    let (from, to): (IpAddr, IpAddr) = (sender.addresses().v4.into(), old.addresses().v4.into());
-    send(&sender, from, to, "for the old one");
-    let number = old.number();
-    drop(old);
-    send(&sender, from, to, "for nobody");
-    let next = network.attach().unwrap();
-    assert_eq!(next.number(), number);
-    assert_eq!(receive(&next, NEVER), None);
-    send(&sender, from, to, "for the next one");
-    assert_eq!(receive(&next, SOON).map(|(_, _, text)| text), Some("for the next one".to_owned()));
+    for ebpf in FORMS {
+        let network = network(&Shape { endpoints: 2, ebpf, ..SHAPE });
+        let [sender, old] = [(); 2].map(|()| network.attach().unwrap());
+        let (from, to): (IpAddr, IpAddr) = (sender.addresses().v4.into(), old.addresses().v4.into());
+        send(&sender, from, to, "for the old one");
+        let number = old.number();
+        drop(old);
+        send(&sender, from, to, "for nobody");
+        let next = network.attach().unwrap();
+        assert_eq!(next.number(), number);
+        assert_eq!(receive(&next, NEVER), None);
+        send(&sender, from, to, "for the next one");
+        assert_eq!(receive(&next, SOON).map(|(_, _, text)| text), Some("for the next one".to_owned()));
+    }
 }
 
 #[test]
 fn the_gateway_is_the_namespace_itself() {
     let Some(_turn) = turn() else { return };
-    let network = network(&SHAPE);
-    let endpoint = network.attach().unwrap();
-    for (own, gateway) in both(endpoint.addresses()).into_iter().zip(both(network.subnet().gateway())) {
-        let socket = network.netns().run(|| UdpSocket::bind((gateway, 53)).unwrap()).unwrap();
-        socket.set_read_timeout(Some(SOON)).unwrap();
-        send_to(&endpoint, own, gateway, 53, "who am I");
-        let mut text = [0; 100];
-        let (length, asker) = socket.recv_from(&mut text).unwrap();
-        assert_eq!((&text[..length], asker.ip()), (&b"who am I"[..], own));
-        socket.send_to(b"you", asker).unwrap();
-        assert_eq!(receive(&endpoint, SOON), Some((gateway, own, "you".to_owned())));
+    for ebpf in FORMS {
+        let network = network(&Shape { ebpf, ..SHAPE });
+        let endpoint = network.attach().unwrap();
+        for (own, gateway) in both(endpoint.addresses()).into_iter().zip(both(network.subnet().gateway())) {
+            let socket = network.netns().run(|| UdpSocket::bind((gateway, 53)).unwrap()).unwrap();
+            socket.set_read_timeout(Some(SOON)).unwrap();
+            send_to(&endpoint, own, gateway, 53, "who am I");
+            let mut text = [0; 100];
+            let (length, asker) = socket.recv_from(&mut text).unwrap();
+            assert_eq!((&text[..length], asker.ip()), (&b"who am I"[..], own));
+            socket.send_to(b"you", asker).unwrap();
+            assert_eq!(receive(&endpoint, SOON), Some((gateway, own, "you".to_owned())));
+        }
     }
 }
 
 #[test]
 fn networks_with_the_same_addresses_hear_nothing_of_each_other() {
     let Some(_turn) = turn() else { return };
-    let [one, other] = [network(&SHAPE), network(&SHAPE)];
-    let [ours, theirs] = [&one, &other].map(|network| [(); 2].map(|()| network.attach().unwrap()));
-    assert_eq!(ours.each_ref().map(|end| end.addresses()), theirs.each_ref().map(|end| end.addresses()));
-    let (from, to) = (ours[0].addresses().v4.into(), ours[1].addresses().v4.into());
-    send(&ours[0], from, to, "among us");
-    assert!(receive(&ours[1], SOON).is_some());
-    assert_eq!(receive(&theirs[1], NEVER), None);
+    for ebpf in FORMS {
+        let [one, other] = [(); 2].map(|()| network(&Shape { ebpf, ..SHAPE }));
+        let [ours, theirs] = [&one, &other].map(|network| [(); 2].map(|()| network.attach().unwrap()));
+        assert_eq!(ours.each_ref().map(|end| end.addresses()), theirs.each_ref().map(|end| end.addresses()));
+        let (from, to) = (ours[0].addresses().v4.into(), ours[1].addresses().v4.into());
+        send(&ours[0], from, to, "among us");
+        assert!(receive(&ours[1], SOON).is_some());
+        assert_eq!(receive(&theirs[1], NEVER), None);
+    }
 }
 
 #[test]
@@ -142,44 +163,50 @@ fn an_empty_pool_says_so_and_an_address_rests() {
 #[test]
 fn many_at_once_get_an_endpoint_each() {
     let Some(_turn) = turn() else { return };
-    let network = network(&Shape { endpoints: 400, ..SHAPE });
-    let attach = || (0..50).map(|_| network.attach().unwrap()).collect::<Vec<_>>();
-    let all: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(attach)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    });
-    let addresses: std::collections::HashSet<_> = all.iter().map(|endpoint| endpoint.addresses()).collect();
-    assert_eq!((addresses.len(), network.leased()), (400, 400));
-    drop(all);
-    assert_eq!(network.leased(), 0);
+    for ebpf in FORMS {
+        let each = if ebpf == Ebpf::All { 50 } else { 5 };
+        let network = network(&Shape { endpoints: 8 * each, ebpf, ..SHAPE });
+        let attach = || (0..each).map(|_| network.attach().unwrap()).collect::<Vec<_>>();
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(attach)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let addresses: std::collections::HashSet<_> =
+            all.iter().map(|endpoint| endpoint.addresses()).collect();
+        assert_eq!([addresses.len(), network.leased()], [usize::from(8 * each); 2]);
+        drop(all);
+        assert_eq!(network.leased(), 0);
+    }
 }
 
 #[test]
 fn a_thousand_times_attached_nothing_is_left() {
     let Some(_turn) = turn() else { return };
-    let witness = Netns::create().unwrap();
-    let before = (descriptors(), devices());
-    let network = network(&SHAPE);
-    let held = descriptors();
-    let inside = network.netns().run(devices).unwrap();
-    for _ in 0..1000 {
+    for ebpf in FORMS {
+        let witness = Netns::create().unwrap();
+        let before = (descriptors(), devices());
+        let network = network(&Shape { ebpf, ..SHAPE });
+        let held = descriptors();
+        let inside = network.netns().run(devices).unwrap();
+        for _ in 0..1000 {
+            let endpoint = network.attach().unwrap();
+            assert_eq!(descriptors(), held + 1);
+            drop(endpoint);
+        }
+        assert_eq!((descriptors(), network.leased()), (held, 0));
+        assert_eq!(network.netns().run(devices).unwrap(), inside);
+        // An endpoint may outlive what made it; then the last one takes the namespace along.
         let endpoint = network.attach().unwrap();
-        assert_eq!(descriptors(), held + 1);
+        watch(&network, &witness);
+        drop(network);
+        assert!(witness.run(|| index_of("far")).unwrap().is_ok());
         drop(endpoint);
-    }
-    assert_eq!((descriptors(), network.leased()), (held, 0));
-    assert_eq!(network.netns().run(devices).unwrap(), inside);
-    // An endpoint may outlive what made it; then the last one takes the namespace along.
-    let endpoint = network.attach().unwrap();
-    watch(&network, &witness);
-    drop(network);
-    assert!(witness.run(|| index_of("far")).unwrap().is_ok());
-    drop(endpoint);
-    assert_eq!((descriptors(), devices()), before);
-    let end = Instant::now() + 5 * SOON;
-    while witness.run(|| index_of("far")).unwrap().is_ok() {
-        assert!(Instant::now() < end, "The namespace is not gone");
-        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!((descriptors(), devices()), before);
+        let end = Instant::now() + 5 * SOON;
+        while witness.run(|| index_of("far")).unwrap().is_ok() {
+            assert!(Instant::now() < end, "The namespace is not gone");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -193,10 +220,29 @@ fn watch(network: &Network, witness: &Netns) {
 #[test]
 fn what_cannot_be_is_an_error() {
     let Some(_turn) = turn() else { return };
-    let before = descriptors();
-    let failed = Network::create(support::subnet(0, 7), &Shape { mtu: 3, ..SHAPE }).unwrap_err();
-    let chain = std::iter::successors(Some(&failed as &dyn std::error::Error), |error| error.source());
-    let words: Vec<_> = chain.map(ToString::to_string).collect();
-    assert!(words.iter().any(|word| word.contains("tap0")), "{words:?}");
-    assert_eq!(descriptors(), before);
+    for ebpf in FORMS {
+        let before = descriptors();
+        let failed = Network::create(support::subnet(0, 7), &Shape { mtu: 3, ebpf, ..SHAPE }).unwrap_err();
+        let chain = std::iter::successors(Some(&failed as &dyn std::error::Error), |error| error.source());
+        let words: Vec<_> = chain.map(ToString::to_string).collect();
+        assert!(words.iter().any(|word| word.contains("tap0")), "{words:?}");
+        assert_eq!(descriptors(), before);
+    }
+}
+
+#[test]
+fn a_network_tells_how_frames_find_their_endpoint() {
+    let Some(_turn) = turn() else { return };
+    let calls = FORMS.map(|ebpf| {
+        let network = network(&Shape { ebpf, ..SHAPE });
+        match (ebpf, network.steering()) {
+            (Ebpf::All, Steering::Ebpf)
+            | (Ebpf::Guards, Steering::TapPerEndpoint { reason: None, sources: Sources::Programs })
+            | (Ebpf::None, Steering::TapPerEndpoint { reason: None, sources: Sources::Routes }) => {}
+            other => panic!("{other:?}"),
+        }
+        network.netlink_calls()
+    });
+    assert_eq!(calls[1], calls[2]);
+    assert_eq!(calls[1], calls[0] + 4 * 9);
 }

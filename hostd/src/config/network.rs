@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mote_particle::plan::RESERVED;
+use mote_particle::network::Ebpf;
 use mote_particle::{Node, Plan, Shape, Tenant, overlay};
 use serde::Deserialize;
 
@@ -180,7 +181,7 @@ impl Network {
             wrong(&[At::Key("endpoints")], said);
         }
         let quarantine = Duration::from_secs(self.quarantine_s);
-        let shape = Shape { endpoints: self.endpoints, mtu: mtu?, quarantine };
+        let shape = Shape { endpoints: self.endpoints, mtu: mtu?, quarantine, ebpf: Ebpf::All };
         let rates = Rates {
             packets: Some(self.packets_per_s).filter(|packets| *packets > 0),
             bytes: Some(self.bytes_per_s).filter(|bytes| *bytes > 0),

@@ -6,9 +6,13 @@ pub(super) enum Reg {
     R0,
     R1,
     R2,
+    R3,
+    R4,
+    R5,
     R6,
     R7,
     R8,
+    R9,
     R10,
 }
 
@@ -18,9 +22,13 @@ impl Reg {
             Self::R0 => 0,
             Self::R1 => 1,
             Self::R2 => 2,
+            Self::R3 => 3,
+            Self::R4 => 4,
+            Self::R5 => 5,
             Self::R6 => 6,
             Self::R7 => 7,
             Self::R8 => 8,
+            Self::R9 => 9,
             Self::R10 => 10,
         }
     }
@@ -56,6 +64,7 @@ const IMMEDIATE: u8 = 0x00;
 const REGISTER: u8 = 0x08;
 const ADD: u8 = 0x00;
 const OR: u8 = 0x40;
+const AND: u8 = 0x50;
 const MOV: u8 = 0xb0;
 const JEQ: u8 = 0x10;
 const JNE: u8 = 0x50;
@@ -133,6 +142,16 @@ impl Assembler {
         self.push(STX | Width::Word.code() | MEM, (base.number(), src.number()), offset, 0)
     }
 
+    /// `dst` = the 64 bits at `base + offset`.
+    pub(super) fn load_wide(&mut self, dst: Reg, base: Reg, offset: i16) -> &mut Self {
+        self.push(LDX | DOUBLE | MEM, (dst.number(), base.number()), offset, 0)
+    }
+
+    /// The 64 bits at `base + offset` = `src`.
+    pub(super) fn store_wide(&mut self, base: Reg, offset: i16, src: Reg) -> &mut Self {
+        self.push(STX | DOUBLE | MEM, (base.number(), src.number()), offset, 0)
+    }
+
     /// `dst` = `src`.
     pub(super) fn copy(&mut self, dst: Reg, src: Reg) -> &mut Self {
         self.push(ALU64 | REGISTER | MOV, (dst.number(), src.number()), 0, 0)
@@ -151,6 +170,16 @@ impl Assembler {
     /// `dst` |= `src`, in 32 bits.
     pub(super) fn or(&mut self, dst: Reg, src: Reg) -> &mut Self {
         self.push(ALU32 | REGISTER | OR, (dst.number(), src.number()), 0, 0)
+    }
+
+    /// `dst` &= 32 bits.
+    pub(super) fn and(&mut self, dst: Reg, value: u32) -> &mut Self {
+        self.push(ALU32 | IMMEDIATE | AND, (dst.number(), 0), 0, value.cast_signed())
+    }
+
+    /// `dst` = a place on the stack.
+    pub(super) fn stack(&mut self, dst: Reg, offset: i16) -> &mut Self {
+        self.copy(dst, Reg::R10).add(dst, offset.into())
     }
 
     /// `dst` = the map behind a descriptor.
@@ -176,6 +205,11 @@ impl Assembler {
     /// To `label` if `register` is a null pointer.
     pub(super) fn if_null(&mut self, register: Reg, label: Label) -> &mut Self {
         self.jump(JMP | IMMEDIATE | JEQ, (register.number(), 0), 0, label)
+    }
+
+    /// To `label` if the low 32 bits of both registers are alike.
+    pub(super) fn if_same(&mut self, left: Reg, right: Reg, label: Label) -> &mut Self {
+        self.jump(JMP32 | REGISTER | JEQ, (left.number(), right.number()), 0, label)
     }
 
     /// To `label` unless the low 32 bits of both registers are alike.

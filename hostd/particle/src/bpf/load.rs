@@ -12,6 +12,8 @@ use super::insn::Insn;
 // Commands, types and flags of linux/bpf.h.
 const MAP_CREATE: c_long = 0;
 const PROG_LOAD: c_long = 5;
+const PROG_ATTACH: c_long = 8;
+const PROG_DETACH: c_long = 9;
 const LINK_CREATE: c_long = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
 const F_MMAPABLE: u32 = 1 << 10;
@@ -46,6 +48,18 @@ pub enum BpfError {
         #[source]
         source: io::Error,
     },
+    /// An entry of a map.
+    #[error("Cannot change an entry of an eBPF map")]
+    Entry(#[source] io::Error),
+    /// A hook of a cgroup.
+    #[error("Cannot attach the eBPF program {name} to a cgroup")]
+    Cgroup {
+        /// Which.
+        name: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A hook.
     #[error("Cannot attach an eBPF program to device {index}")]
     Attach {
@@ -64,6 +78,12 @@ pub(super) enum Kind {
     SocketFilter = 1,
     /// Traffic control; also for TCX hooks.
     Classifier = 3,
+    /// Packets of a cgroup's sockets.
+    CgroupPacket = 8,
+    /// Sockets a cgroup makes.
+    CgroupSocket = 9,
+    /// Addresses a cgroup's sockets are bound to, connected to, or send to.
+    CgroupAddress = 18,
 }
 
 /// A program in the kernel.
@@ -89,6 +109,8 @@ struct LoadAttributes {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
+    device: u32,
+    hook: u32,
 }
 
 #[repr(C)]
@@ -113,34 +135,71 @@ struct LinkAttributes {
     revision: u64,
 }
 
-fn bpf<T>(command: c_long, attributes: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: `attributes` is a structure of linux/bpf.h for this command, of the length given; what it points to is
-    // borrowed by the callers below for longer than the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
-    match RawFd::try_from(fd) {
-        // SAFETY: the commands used here answer with a new descriptor, which nobody else has.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+#[repr(C)]
+#[derive(Default)]
+struct CgroupAttributes {
+    cgroup: u32,
+    program: u32,
+    hook: u32,
+    flags: u32,
 }
 
-fn address<T>(of: *const T) -> u64 {
+/// A command; what it answers.
+pub(super) fn command<T>(command: c_long, attributes: &mut T) -> io::Result<c_long> {
+    // SAFETY: `attributes` is a structure of linux/bpf.h for this command, of the length given; what it points to is
+    // borrowed by the callers for longer than the call.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
+/// A command that answers with a new descriptor.
+fn bpf<T>(number: c_long, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(command(number, attributes)?).map_err(io::Error::other)?;
+    // SAFETY: the commands used here answer with a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A map of values of a fixed size.
+pub(super) fn map(
+    kind: u32,
+    [key_size, value_size]: [u32; 2],
+    entries: u16,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let entries = u32::from(entries);
+    bpf(MAP_CREATE, &mut MapAttributes { kind, key_size, value_size, entries, flags })
+}
+
+/// An address as structures of linux/bpf.h have it.
+pub(super) fn address<T>(of: *const T) -> u64 {
     of.expose_provenance() as u64
 }
 
-fn descriptor(fd: BorrowedFd<'_>) -> u32 {
+/// A descriptor as structures of linux/bpf.h have it.
+pub(super) fn descriptor(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
 impl Program {
     /// Loads a program.
     pub(super) fn load(name: &'static str, kind: Kind, insns: &[Insn]) -> Result<Self, BpfError> {
+        Self::load_for(name, kind, 0, insns)
+    }
+
+    /// Loads a program for one kind of hook.
+    pub(super) fn load_for(
+        name: &'static str,
+        kind: Kind,
+        hook: u32,
+        insns: &[Insn],
+    ) -> Result<Self, BpfError> {
         // The verifier is asked for its reasons only when it refuses: they cost more than the check.
-        match Self::attempt(name, kind, insns, &mut []) {
+        match Self::attempt(name, kind, hook, insns, &mut []) {
             Ok(program) => Ok(program),
             Err(source) => {
                 let mut log = vec![0; COMPLAINT_BYTES];
-                match Self::attempt(name, kind, insns, &mut log) {
+                match Self::attempt(name, kind, hook, insns, &mut log) {
                     Ok(program) => Ok(program),
                     Err(_) => Err(BpfError::Load { name, complaint: complaint(&log), source }),
                 }
@@ -148,7 +207,7 @@ impl Program {
         }
     }
 
-    fn attempt(name: &str, kind: Kind, insns: &[Insn], log: &mut [u8]) -> io::Result<Self> {
+    fn attempt(name: &str, kind: Kind, hook: u32, insns: &[Insn], log: &mut [u8]) -> io::Result<Self> {
         // None of the helpers used asks for a license of the kernel's kind.
         let license = CString::from(c"Apache-2.0");
         let mut attributes = LoadAttributes {
@@ -159,6 +218,7 @@ impl Program {
             log_level: u32::from(!log.is_empty()),
             log_size: u32::try_from(log.len()).unwrap_or(0),
             log: if log.is_empty() { 0 } else { address(log.as_mut_ptr()) },
+            hook,
             ..LoadAttributes::default()
         };
         // The last byte stays zero.
@@ -178,6 +238,22 @@ impl Program {
             ..LinkAttributes::default()
         };
         bpf(LINK_CREATE, &mut attributes).map_err(|source| BpfError::Attach { index, source })
+    }
+
+    /// Attaches the program to a cgroup and those below it, instead of what may be attached there. It stays until the
+    /// cgroup is gone, whatever becomes of this process, or until [`detach_from`](Self::detach_from).
+    pub(super) fn attach_to(&self, cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<()> {
+        command(PROG_ATTACH, &mut self.at(cgroup, hook)).map(drop)
+    }
+
+    /// Takes the program away from a cgroup.
+    pub(super) fn detach_from(&self, cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<()> {
+        command(PROG_DETACH, &mut self.at(cgroup, hook)).map(drop)
+    }
+
+    fn at(&self, cgroup: BorrowedFd<'_>, hook: u32) -> CgroupAttributes {
+        let (cgroup, program) = (descriptor(cgroup), descriptor(self.as_fd()));
+        CgroupAttributes { cgroup, program, hook, flags: 0 }
     }
 }
 
@@ -206,14 +282,7 @@ impl Array {
     /// An array of zeros.
     pub(super) fn new(entries: u16) -> Result<Self, BpfError> {
         let failed = |source| BpfError::Map { entries, source };
-        let mut attributes = MapAttributes {
-            kind: MAP_TYPE_ARRAY,
-            key_size: 4,
-            value_size: 4,
-            entries: u32::from(entries),
-            flags: F_MMAPABLE,
-        };
-        let fd = bpf(MAP_CREATE, &mut attributes).map_err(failed)?;
+        let fd = map(MAP_TYPE_ARRAY, [4, 4], entries, F_MMAPABLE).map_err(failed)?;
         let page = rustix::param::page_size();
         let bytes = (usize::from(entries) * STRIDE).next_multiple_of(page);
         // SAFETY: a new shared mapping at an address of the kernel's choice; nothing else is touched.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use mote_particle::tap::{HEADER, MAC};
-use mote_particle::{Addresses, Endpoint, Network, Node, Plan, Shape, Subnet, Tenant};
+use mote_particle::{Addresses, Ebpf, Endpoint, Network, Node, Plan, Shape, Subnet, Tenant};
 
 /// Bound on a frame's way.
 pub const SOON: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ pub const SOON: Duration = Duration::from_secs(2);
 /// After this a frame that was to be dropped has been.
 pub const NEVER: Duration = Duration::from_millis(150);
 
-pub const SHAPE: Shape = Shape { endpoints: 10, mtu: 1400, quarantine: Duration::ZERO };
+pub const SHAPE: Shape = Shape { endpoints: 10, mtu: 1400, quarantine: Duration::ZERO, ebpf: Ebpf::All };
 
 /// Whether namespaces and TAP devices can be made here; says so if not.
 pub fn root() -> bool {
