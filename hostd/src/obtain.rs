@@ -133,7 +133,7 @@ async fn place(service: &Arc<Service>, call: &Call, mut grant: Grant) -> Result<
     let tenant = function::tenant(&call.function);
     let mut attempts = ATTEMPTS;
     let place = loop {
-        match service.networks.join(&tenant, &call.function.name).await {
+        match service.networks.join(&tenant).await {
             Ok(place) => break place,
             Err(JoinError::Unknown { tenant, known }) => return Err(JoinError::Unknown { tenant, known }),
             Err(error) => {

@@ -294,6 +294,11 @@ impl Platform for Appliance {
             tags: request.tags,
         };
         let created = deploy::create(service, request.name, config, request.zip).await;
+        if let Ok(record) = &created {
+            // Behind the answer: it is there when the function is called.
+            let (service, tenant) = (Arc::clone(service), function::tenant(record));
+            tokio::spawn(async move { service.networks.prepare(&tenant).await });
+        }
         created.map(describe).map_err(|error| self.deploy_error(&error))
     }
 

@@ -2,13 +2,13 @@
 //! line; the machine then serves functions without a network.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use mote_particle::nft::Egress as Reach;
 use mote_particle::plan::RESERVED;
-use mote_particle::network::Ebpf;
-use mote_particle::{Node, Plan, Shape, Tenant, overlay};
+use mote_particle::{Ebpf, Node, Plan, Shape, Tenant, overlay};
 use serde::Deserialize;
 
 use super::lines::{At, line_of};
@@ -21,6 +21,9 @@ const MAX_PEERS: usize = 1024;
 
 /// Longest label of a name (RFC 1035, section 2.3.4).
 const MAX_LABEL: usize = 63;
+
+/// Port at which names are asked for.
+const NAMES: u16 = 53;
 
 /// Ranges that mean something else to every machine, or to the cloud it is in.
 const TAKEN: &[(&str, &str)] = &[
@@ -49,10 +52,8 @@ pub struct Network {
     packets_per_s: u32,
     bytes_per_s: u64,
     peers: Vec<Peer>,
-    /// Who is asked for names of other domains, for tenants that may go out.
-    pub resolvers: Vec<IpAddr>,
-    /// The tenants.
-    pub tenants: Vec<TenantConfig>,
+    resolvers: Vec<IpAddr>,
+    tenants: Vec<TenantConfig>,
 }
 
 /// One of `network.peers`.
@@ -91,6 +92,16 @@ pub enum Egress {
     All,
 }
 
+impl From<Egress> for Reach {
+    fn from(egress: Egress) -> Self {
+        match egress {
+            Egress::None => Self::None,
+            Egress::Internet => Self::Internet,
+            Egress::All => Self::All,
+        }
+    }
+}
+
 /// Packets and bytes a second, each way, of one sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
@@ -111,6 +122,10 @@ pub struct Layout {
     pub shape: Shape,
     /// Other machines.
     pub peers: Vec<overlay::Peer>,
+    /// Largest packet between machines, bytes.
+    pub mtu: u16,
+    /// Who is asked for names of other domains, for tenants that may go out.
+    pub resolvers: Vec<SocketAddr>,
     /// Bound on every sandbox.
     pub rates: Rates,
     /// By name.
@@ -188,7 +203,9 @@ impl Network {
         };
         let peer = |peer: &Peer| overlay::Peer { node: Node(peer.node), address: peer.address };
         let peers = self.peers.iter().map(peer).collect();
-        Some(Layout { plan, node: Node(self.node), shape, peers, rates, tenants })
+        let resolvers = self.resolvers.iter().map(|address| SocketAddr::new(*address, NAMES)).collect();
+        let (node, mtu) = (Node(self.node), self.mtu);
+        Some(Layout { plan, node, shape, peers, mtu, resolvers, rates, tenants })
     }
 
     fn check_peers(&self, own: [IpNet; 2], wrong: &mut impl FnMut(&[At], String)) {
@@ -208,6 +225,9 @@ impl Network {
                     let said = format!("{} is peers[{other}] already: their ranges overlap", peer.node);
                     wrong(&at("node"), said);
                 }
+            }
+            if self.peers.first().is_some_and(|first| first.address.is_ipv4() != peer.address.is_ipv4()) {
+                wrong(&at("address"), format!("{} is not of the same protocol as peers[0]", peer.address));
             }
             if !addresses.insert(peer.address) {
                 wrong(&at("address"), format!("{} is another peer's already", peer.address));
@@ -286,7 +306,7 @@ bytes_per_s = 0
 resolvers = []
 peers = [
   { node = 1, address = "192.0.2.1" },
-  { node = 2, address = "2001:db8::2" },
+  { node = 2, address = "192.0.2.2" },
 ]
 tenants = [
   { name = "default", vni = 1 },
@@ -326,8 +346,9 @@ tenants = [
             ("node = 1,", "node = 0,", 13, "this machine's own number: their ranges overlap"),
             ("node = 2,", "node = 1,", 14, "peers[0] already: their ranges overlap"),
             ("node = 2,", "node = 4096,", 14, "Machine 4096 has no subnet"),
-            ("2001:db8::2", "192.0.2.1", 14, "another peer's"),
-            ("2001:db8::2", "10.100.0.1", 14, "in the sandboxes' range"),
+            ("192.0.2.2", "192.0.2.1", 14, "another peer's"),
+            ("192.0.2.2", "10.100.0.1", 14, "in the sandboxes' range"),
+            ("192.0.2.2", "2001:db8::2", 14, "not of the same protocol"),
             ("vni = 2", "vni = 1", 18, "tenants[0] already: their networks overlap"),
             ("vni = 2", "vni = 16777216", 18, "not within 1 and 16777215"),
             ("\"blue\"", "\"default\"", 18, "there twice"),

@@ -1,5 +1,6 @@
 //! Tenants' networks on this machine, and sandboxes' places in them.
 
+mod outside;
 mod place;
 mod tenancy;
 
@@ -8,14 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mote_particle::{AttachError, NetworkError};
+use mote_particle::AttachError;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::config::Layout;
 use crate::text::chain;
 
 pub use place::Place;
-use tenancy::Tenancy;
+use tenancy::{MakeError, Shared, Tenancy};
 
 /// Why a sandbox has no place in its tenant's network, and cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,7 @@ pub enum JoinError {
 #[derive(Debug)]
 pub struct Networks {
     tenancies: BTreeMap<String, Arc<Tenancy>>,
+    shared: Option<Arc<Shared>>,
     /// Why there is none at all.
     problem: Option<String>,
     /// A network could not be made: sandboxes have none then.
@@ -67,13 +70,13 @@ impl Networks {
         let failed = AtomicBool::new(false);
         match layout {
             Ok(layout) => {
-                let layout = Arc::new(layout);
-                let tenancy = |name: &String| Tenancy::new(name, &layout).map(Arc::new);
-                let tenancies =
-                    layout.tenants.keys().filter_map(|name| Some((name.clone(), tenancy(name)?))).collect();
-                Self { tenancies, problem: None, failed }
+                let shared = Arc::new(Shared { layout, outside: OnceCell::new() });
+                let tenancy = |name: &String| Tenancy::new(name, &shared).map(Arc::new);
+                let names = shared.layout.tenants.keys();
+                let tenancies = names.filter_map(|name| Some((name.clone(), tenancy(name)?))).collect();
+                Self { tenancies, shared: Some(shared), problem: None, failed }
             }
-            Err(problem) => Self { tenancies: BTreeMap::new(), problem: Some(problem), failed },
+            Err(problem) => Self { tenancies: BTreeMap::new(), shared: None, problem: Some(problem), failed },
         }
     }
 
@@ -90,17 +93,17 @@ impl Networks {
         JoinError::Unknown { tenant: tenant.to_owned(), known }
     }
 
-    /// A place for a sandbox of a function. `None`: it has to do without a network, as this machine has none.
+    /// A place for a sandbox. `None`: it has to do without a network, as this machine has none.
     ///
     /// # Errors
     /// When there is a network, and no place in it.
-    pub async fn join(&self, tenant: &str, function: &str) -> Result<Option<Place>, JoinError> {
+    pub async fn join(&self, tenant: &str) -> Result<Option<Place>, JoinError> {
         if self.problem.is_some() {
             return Ok(None);
         }
         let tenancy = self.tenancies.get(tenant).ok_or_else(|| self.unknown(tenant))?;
         match tenancy.live().await {
-            Ok(_) => tenancy.attach(function).map(Some),
+            Ok(live) => tenancy.attach(live).map(Some),
             Err(error) => {
                 self.made(tenant, Some(error));
                 Ok(None)
@@ -118,11 +121,10 @@ impl Networks {
 
     /// How long a place that was given back is out of use.
     pub fn quarantine(&self) -> Duration {
-        let shape = self.tenancies.values().next().map(|tenancy| tenancy.layout.shape);
-        shape.map_or(Duration::ZERO, |shape| shape.quarantine)
+        self.shared.as_ref().map_or(Duration::ZERO, |shared| shared.layout.shape.quarantine)
     }
 
-    fn made(&self, tenant: &str, error: Option<NetworkError>) {
+    fn made(&self, tenant: &str, error: Option<MakeError>) {
         if let Some(error) = error {
             tracing::error!(tenant, error = %chain(&error), "No network: sandboxes start without one");
             self.failed.store(true, Ordering::Relaxed);
@@ -140,6 +142,8 @@ impl Networks {
     pub fn describe(&self) -> Value {
         let tenants: BTreeMap<_, _> =
             self.tenancies.iter().map(|(name, tenancy)| (name, tenancy.describe())).collect();
-        json!({ "problem": self.problem(), "tenants": tenants })
+        let outside = self.shared.as_ref().and_then(|shared| shared.outside.get());
+        let outside = outside.map(|outside| outside.describe());
+        json!({ "problem": self.problem(), "tenants": tenants, "machine": outside })
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use mote_particle::dns::{Directory, Listed};
 use mote_particle::{Addresses, Endpoint};
 use mote_protocol::NetworkSpec;
 
@@ -16,6 +17,9 @@ const DOMAIN: &str = "mote";
 /// A place; given back when dropped.
 #[derive(Debug)]
 pub struct Place {
+    // Before the endpoint: a name goes first.
+    listed: Option<Listed>,
+    directory: Directory,
     endpoint: Endpoint,
     tenancy: Arc<Tenancy>,
     gateway: Addresses,
@@ -23,8 +27,21 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn new(endpoint: Endpoint, gateway: Addresses, share: Share, tenancy: Arc<Tenancy>) -> Self {
-        Self { endpoint, tenancy, gateway, _share: share }
+    pub(super) fn new(
+        endpoint: Endpoint,
+        directory: Directory,
+        gateway: Addresses,
+        share: Share,
+        tenancy: Arc<Tenancy>,
+    ) -> Self {
+        Self { listed: None, directory, endpoint, tenancy, gateway, _share: share }
+    }
+
+    /// From now on the sandbox is found by its function's name. Some functions have names that are none of DNS.
+    pub fn announce(&mut self, function: &str) {
+        if self.listed.is_none() {
+            self.listed = self.directory.insert(function, self.addresses()).ok();
+        }
     }
 
     /// Its addresses.
@@ -45,7 +62,7 @@ impl Place {
             v6,
             gateway_v4: self.gateway.v4,
             gateway_v6: self.gateway.v6,
-            mtu: self.tenancy.layout.shape.mtu,
+            mtu: self.tenancy.shared.layout.shape.mtu,
             search: vec![format!("{}.{DOMAIN}", self.tenant()), DOMAIN.to_owned()],
         }
     }
@@ -62,7 +79,7 @@ impl Place {
     pub fn argument(&self, fd: i32) -> String {
         let Addresses { v4, v6 } = self.addresses();
         let mac = self.endpoint.mac().map(|byte| format!("{byte:02x}")).join(":");
-        let layout = &self.tenancy.layout;
+        let layout = &self.tenancy.shared.layout;
         let mut text = format!("fd:{fd},mac={mac},mtu={},v4={v4},v6={v6}", layout.shape.mtu);
         for way in ["tx", "rx"] {
             if let Some(packets) = layout.rates.packets {

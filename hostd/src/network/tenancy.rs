@@ -3,14 +3,61 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use mote_particle::{Network, NetworkError, Subnet, Tenant};
+use mote_particle::dns::{self, Directory, SocketError, Sockets, Upstream, Zone, ZoneError};
+use mote_particle::netns::NetnsError;
+use mote_particle::nft::Egress;
+use mote_particle::uplink::Uplink;
+use mote_particle::{Network, NetworkError, Steering, Subnet, Tenant};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use tokio::task::AbortHandle;
 
 use super::JoinError;
+use super::outside::{Outside, OutsideError};
 use super::place::Place;
 use crate::config::{Layout, TenantConfig};
 use crate::service::blocking;
+use crate::text::chain;
+
+/// Names asked of others at once, for one tenant.
+const FORWARDED: usize = 64;
+
+/// A tenant's network that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// Its devices and addresses.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// What is around it.
+    #[error(transparent)]
+    Outside(#[from] OutsideError),
+    /// Its namespace.
+    #[error("Cannot answer names in a tenant's network")]
+    Namespace(#[from] NetnsError),
+    /// Sockets for names.
+    #[error("Cannot answer names in a tenant's network")]
+    Names(#[from] SocketError),
+    /// The tenant's own name.
+    #[error("Cannot answer names in a tenant's network")]
+    Zone(#[from] ZoneError),
+}
+
+/// What all tenants share.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) layout: Layout,
+    pub(super) outside: OnceCell<Arc<Outside>>,
+}
+
+impl Shared {
+    async fn outside(self: &Arc<Self>) -> Result<Arc<Outside>, OutsideError> {
+        let open = || {
+            let shared = Arc::clone(self);
+            blocking(move || Outside::open(&shared.layout).map(Arc::new))
+        };
+        self.outside.get_or_try_init(open).await.cloned()
+    }
+}
 
 /// A tenant.
 #[derive(Debug)]
@@ -18,7 +65,7 @@ pub struct Tenancy {
     tenant: Tenant,
     subnet: Subnet,
     pub(super) config: TenantConfig,
-    pub(super) layout: Arc<Layout>,
+    pub(super) shared: Arc<Shared>,
     live: OnceCell<Live>,
     /// Sandboxes it has.
     sandboxes: AtomicU16,
@@ -27,7 +74,16 @@ pub struct Tenancy {
 /// A tenant's network that was made.
 #[derive(Debug)]
 pub struct Live {
-    pub(super) network: Network,
+    names: AbortHandle,
+    directory: Directory,
+    _uplink: Option<Uplink>,
+    network: Network,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.names.abort();
+    }
 }
 
 /// One of the sandboxes a tenant may have, until dropped.
@@ -42,42 +98,64 @@ impl Drop for Share {
 
 impl Tenancy {
     /// A tenant of the layout; none of another name.
-    pub fn new(name: &str, layout: &Arc<Layout>) -> Option<Self> {
+    pub fn new(name: &str, shared: &Arc<Shared>) -> Option<Self> {
+        let layout = &shared.layout;
         let (tenant, config) = layout.tenants.get(name)?.clone();
-        // Of every machine of a layout that was checked.
+        // Every machine of a layout that was checked has one.
         let subnet = layout.plan.subnet(layout.node, tenant).ok()?;
-        let sandboxes = AtomicU16::new(0);
-        Some(Self { tenant, subnet, config, layout: Arc::clone(layout), live: OnceCell::new(), sandboxes })
+        let (live, sandboxes) = (OnceCell::new(), AtomicU16::new(0));
+        Some(Self { tenant, subnet, config, shared: Arc::clone(shared), live, sandboxes })
     }
 
     /// Its network, made if it is not there yet: by one for all who wait.
     ///
     /// # Errors
     /// When it cannot be made; whoever comes next tries again.
-    pub async fn live(&self) -> Result<&Live, NetworkError> {
+    pub async fn live(&self) -> Result<&Live, MakeError> {
         self.live.get_or_try_init(|| self.make()).await
     }
 
-    async fn make(&self) -> Result<Live, NetworkError> {
-        let (subnet, shape) = (self.subnet, self.layout.shape);
+    async fn make(&self) -> Result<Live, MakeError> {
         let began = std::time::Instant::now();
-        let network = blocking(move || Network::create(subnet, &shape)).await?;
+        let outside = self.shared.outside().await?;
+        let (shared, subnet, tenant) = (Arc::clone(&self.shared), self.subnet, self.tenant);
+        let egress = Egress::from(self.config.egress);
+        let made = blocking(move || {
+            let layout = &shared.layout;
+            let network = Network::create(subnet, &layout.shape)?;
+            let uplink = outside.join(layout, &network, tenant, egress)?;
+            let sockets = network.netns().run(|| Sockets::open(subnet.gateway()))??;
+            Ok::<_, MakeError>((network, uplink, sockets))
+        });
+        let (network, uplink, sockets) = made.await?;
+        if let Steering::TapPerEndpoint { reason: Some(reason), .. } = network.steering() {
+            let reason = chain(reason);
+            tracing::warn!(reason, "This kernel does not steer by eBPF: a device for each endpoint");
+        }
+        let layout = &self.shared.layout;
+        let directory = Directory::new(usize::from(layout.shape.endpoints));
+        let zone = Zone::new(&self.config.name, layout.plan, subnet, directory.clone())?;
+        let upstream = Upstream::new(dns::Here, FORWARDED);
+        if egress != Egress::None {
+            upstream.set(&layout.resolvers);
+        }
+        let limits = dns::Limits::default();
+        let names = tokio::spawn(dns::serve(sockets, zone, upstream, limits, std::future::pending()));
         let ms = began.elapsed().as_millis();
-        tracing::info!(tenant = %self.config.name, subnet = %self.subnet.v4(), ms, "Network made");
-        Ok(Live { network })
+        tracing::info!(tenant = %self.config.name, subnet = %subnet.v4(), ms, "Network made");
+        Ok(Live { names: names.abort_handle(), directory, _uplink: uplink, network })
     }
 
     /// A place for a sandbox, in a network that was made.
     ///
     /// # Errors
     /// When the tenant has as many as it may, or all places are taken.
-    pub fn attach(self: &Arc<Self>, function: &str) -> Result<Place, JoinError> {
+    pub fn attach(self: &Arc<Self>, live: &Live) -> Result<Place, JoinError> {
         let share = self.share()?;
-        let limit = self.layout.shape.endpoints;
+        let limit = self.shared.layout.shape.endpoints;
         let full = |source| JoinError::Full { tenant: self.config.name.clone(), limit, source };
-        let live = self.live.get().ok_or_else(|| self.quota())?;
         let endpoint = live.network.attach().map_err(full)?;
-        Ok(Place::new(endpoint, self.subnet.gateway(), share, Arc::clone(self)))
+        Ok(Place::new(endpoint, live.directory.clone(), self.subnet.gateway(), share, Arc::clone(self)))
     }
 
     fn share(self: &Arc<Self>) -> Result<Share, JoinError> {
@@ -104,6 +182,7 @@ impl Tenancy {
                 "v4": self.subnet.v4(),
                 "v6": self.subnet.v6(),
                 "leased": live.network.leased(),
+                "names": live.directory.len(),
             })
         });
         json!({
@@ -111,7 +190,7 @@ impl Tenancy {
             "egress": format!("{:?}", self.config.egress).to_ascii_lowercase(),
             "sandboxes": self.sandboxes.load(Ordering::Relaxed),
             "max_sandboxes": self.config.max_sandboxes,
-            "endpoints": self.layout.shape.endpoints,
+            "endpoints": self.shared.layout.shape.endpoints,
             "network": network,
         })
     }

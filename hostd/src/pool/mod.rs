@@ -86,6 +86,13 @@ impl Lease {
         self.place = Some(place);
     }
 
+    /// The sandbox is up: it is found by its function's name.
+    pub fn announce(&mut self, function: &str) {
+        if let Some(place) = &mut self.place {
+            place.announce(function);
+        }
+    }
+
     /// The place in the network.
     pub fn place(&self) -> Option<&Place> {
         self.place.as_ref()

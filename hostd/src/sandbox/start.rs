@@ -305,7 +305,7 @@ pub async fn resume(
     snapshot: Snapshotting<'_>,
     phases: &mut Phases,
 ) -> Result<(Sandbox, Result<String, MonitorError>), StartError> {
-    let Settled { id, mut monitor, log, dir, lease } = settled;
+    let Settled { id, mut monitor, log, dir, mut lease } = settled;
     let mut written = Ok(String::new());
     if let Snapshotting::Into(folder) = snapshot {
         monitor.pause().await.map_err(StartError::Monitor)?;
@@ -315,6 +315,7 @@ pub async fn resume(
     }
     let identity = identity(&id, lease.place());
     let (session, _) = open_session(identity, &dir, &mut monitor, AGENT_TIMEOUT).await?;
+    lease.announce(&spec.function.name);
     Ok((Sandbox { id, monitor, session, log, resuming: true, dir, lease }, written))
 }
 
@@ -339,11 +340,12 @@ pub async fn restore(
     spec: &StartSpec,
     restoring: Restoring<'_>,
     log: Arc<FunctionLog>,
-    lease: Lease,
+    mut lease: Lease,
     phases: &mut Phases,
 ) -> Result<Sandbox, StartError> {
     let (id, log, dir) = begin(spec, log)?;
     let (monitor, session, _) = bring_back(spec, restoring, lease.place(), &id, &dir, phases).await?;
+    lease.announce(&spec.function.name);
     Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
 }
 
