@@ -1,6 +1,8 @@
 """Functions reach each other by name and address, and nobody else."""
 
 import itertools
+import socket
+import threading
 import time
 
 import pytest
@@ -9,8 +11,15 @@ from botocore.exceptions import ClientError
 from mote import census, client, packages
 from mote.client import create, invoke, refused
 
-# Tenants see the same addresses. `small` may have one sandbox.
-TENANTS = "[{name='default',vni=1},{name='blue',vni=2},{name='small',vni=3,max_sandboxes=1}]"
+# Tenants see the same addresses. `small` may have one sandbox, `open` may go out.
+TENANTS = (
+    "[{name='default',vni=1},{name='blue',vni=2},{name='small',vni=3,max_sandboxes=1},"
+    "{name='open',vni=4,egress='all'}]"
+)
+# Another machine that is not there, the first of its addresses, and what this machine finds the tests' machine at.
+PEERS = "[{node=1,address='10.0.2.77'}]"
+FAR = {4: "10.64.4.2", 6: "fd6d:6f74:6500:1:0:1:0:2"}
+OUTSIDE = "10.0.2.2"
 ENDPOINTS = 10
 QUARANTINE_S = 2
 PORT = 7000
@@ -23,6 +32,7 @@ METADATA = "169.254.169.254"
 def box(module_box):
     options = {
         "network.tenants": TENANTS,
+        "network.peers": PEERS,
         "network.endpoints": ENDPOINTS,
         "network.quarantine_s": QUARANTINE_S,
         "sandbox.idle_timeout_s": 900,
@@ -35,7 +45,7 @@ def box(module_box):
 @pytest.fixture(scope="module")
 def lambdas(box):
     own = client.lambda_client(box.port)
-    for name, tenant in {"server": None, "asker": None, "stranger": "blue", "only": "small"}.items():
+    for name, tenant in {"server": None, "asker": None, "stranger": "blue", "only": "small", "outgoing": "open"}.items():
         tags = {"Tags": {"mote:tenant": tenant}} if tenant else {}
         create(own, name, packages.function("network"), Timeout=120, **tags)
     return own
@@ -88,7 +98,7 @@ def test_functions_of_a_tenant_talk_by_name(lambdas, server, name, kind, version
 def test_a_name_without_a_sandbox_is_no_name(lambdas, server):
     for name in ("nobody", "nobody.default.mote", "server.blue.mote", "example.com"):
         answer = ask(lambdas, "asker", "talk", to=name, port=PORT, kind="tcp", version=4, text="x")
-        assert "error" in answer, (name, answer)
+        assert answer.get("unknown"), (name, answer)
 
 
 def test_another_tenant_sees_nothing(box, lambdas, server):
@@ -123,6 +133,53 @@ def test_a_hostile_function_finds_no_open_port_but_its_tenants_own(box, lambdas,
     assert found["open"] == [], found
     found = ask(lambdas, "asker", "scan", addresses=server["v4"] + server["v6"], ports=[PORT - 500, PORT + 500])
     assert sorted(found["open"]) == sorted([address, PORT] for address in server["v4"] + server["v6"]), found
+
+
+@pytest.fixture
+def outside():
+    """A port of the tests' machine that echoes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def echo():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(b"outside " + connection.recv(1000))
+
+        thread = threading.Thread(target=echo, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def test_only_tenants_that_may_go_out_do(box, lambdas, outside):
+    way = {"to": OUTSIDE, "port": outside, "kind": "tcp", "version": 4, "text": "hello"}
+    assert ask(lambdas, "outgoing", "talk", **way).get("said") == "outside hello"
+    for function in ("asker", "stranger"):
+        answer = ask(lambdas, function, "talk", **way)
+        assert "said" not in answer, answer
+    # Going out is no way in, neither here nor to other tenants.
+    host = box.status()["address"].split("/")[0]
+    others = [entry["v4"] for entry in sandboxes(box) if entry["tenant"] == "default"]
+    own = ask(lambdas, "outgoing", "whoami")["v4"]
+    assert others
+    for addresses, ports in (([host], [1, 100]), ([host, METADATA], [API_PORT, API_PORT + 1]),
+                             ([a for a in others if a not in own], [PORT, PORT + 1])):
+        found = ask(lambdas, "outgoing", "scan", addresses=addresses, ports=ports)
+        assert found["open"] == [], found
+
+
+@pytest.mark.parametrize("kind,version", WAYS)
+def test_a_machine_that_is_not_there_holds_nobody_up(box, lambdas, kind, version):
+    begun = time.monotonic()
+    answer = ask(lambdas, "asker", "talk", to=FAR[version], port=PORT, kind=kind, version=version, text="x")
+    assert "error" in answer, answer
+    assert time.monotonic() - begun < 10
+    assert box.get("/healthz").status == 200
 
 
 def test_a_function_cannot_send_as_somebody_else(lambdas):
@@ -182,7 +239,7 @@ def test_functions_of_unknown_tenants_are_refused(lambdas):
     with refused() as refusals:
         create(lambdas, "nobodys", packages.function("network"), Tags={"mote:tenant": "green"})
     assert refusals[0].type == "InvalidParameterValueException", refusals
-    assert "'green'" in refusals[0].message and "blue, default, small" in refusals[0].message, refusals
+    assert "'green'" in refusals[0].message and "blue, default, open, small" in refusals[0].message, refusals
 
 
 def test_sandboxes_that_come_and_go_leave_nothing_behind(box, lambdas):
@@ -196,3 +253,20 @@ def test_sandboxes_that_come_and_go_leave_nothing_behind(box, lambdas):
     census.assert_unchanged(box, before)
     tenants = box.status()["network"]["tenants"]
     assert all(tenant["sandboxes"] == 0 for tenant in tenants.values()), tenants
+
+
+@pytest.mark.parametrize(
+    "options,said",
+    [
+        ({"network.peers": "[{node=1,address='10.0.2.77'}]", "network.mtu": 1300}, "too small for VXLAN"),
+        ({"network.peers": "[{node=0,address='10.0.2.77'}]"}, "their ranges overlap"),
+    ],
+)
+def test_a_machine_with_a_wrong_network_says_so_and_serves_without(own_box, options, said):
+    machine = own_box(options=options)
+    machine.boot()
+    (component,) = [part for part in machine.get("/healthz").json["components"] if part["name"] == "network"]
+    assert not component["ok"] and said in component["reason"], component
+    own = client.lambda_client(machine.port)
+    create(own, "alone", packages.answering("here"))
+    assert invoke(own, "alone", {}).json["code"] == "here"

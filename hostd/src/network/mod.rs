@@ -5,8 +5,7 @@ mod place;
 mod tenancy;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mote_particle::AttachError;
@@ -60,14 +59,14 @@ pub struct Networks {
     shared: Option<Arc<Shared>>,
     /// Why there is none at all.
     problem: Option<String>,
-    /// A network could not be made: sandboxes have none then.
-    failed: AtomicBool,
+    /// Networks that could not be made, and why: sandboxes have none then.
+    failed: Mutex<BTreeMap<String, String>>,
 }
 
 impl Networks {
     /// The networks of a layout; without one, sandboxes have no network, for the reason given.
     pub fn new(layout: Result<Layout, String>) -> Self {
-        let failed = AtomicBool::new(false);
+        let failed = Mutex::default();
         match layout {
             Ok(layout) => {
                 let shared = Arc::new(Shared { layout, outside: OnceCell::new() });
@@ -103,9 +102,12 @@ impl Networks {
         }
         let tenancy = self.tenancies.get(tenant).ok_or_else(|| self.unknown(tenant))?;
         match tenancy.live().await {
-            Ok(live) => tenancy.attach(live).map(Some),
+            Ok(live) => {
+                self.failed().remove(tenant);
+                tenancy.attach(live).map(Some)
+            }
             Err(error) => {
-                self.made(tenant, Some(error));
+                self.not_made(tenant, &error);
                 Ok(None)
             }
         }
@@ -113,9 +115,10 @@ impl Networks {
 
     /// Makes a tenant's network before anybody asks.
     pub async fn prepare(&self, tenant: &str) {
-        if let Some(tenancy) = self.tenancies.get(tenant) {
-            let made = tenancy.live().await;
-            self.made(tenant, made.err());
+        if let Some(tenancy) = self.tenancies.get(tenant)
+            && let Err(error) = tenancy.live().await
+        {
+            self.not_made(tenant, &error);
         }
     }
 
@@ -124,17 +127,22 @@ impl Networks {
         self.shared.as_ref().map_or(Duration::ZERO, |shared| shared.layout.shape.quarantine)
     }
 
-    fn made(&self, tenant: &str, error: Option<MakeError>) {
-        if let Some(error) = error {
-            tracing::error!(tenant, error = %chain(&error), "No network: sandboxes start without one");
-            self.failed.store(true, Ordering::Relaxed);
-        }
+    fn not_made(&self, tenant: &str, error: &MakeError) {
+        let error = chain(error);
+        tracing::error!(tenant, error, "No network: sandboxes start without one");
+        self.failed().insert(tenant.to_owned(), error);
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is wrong, for people.
     pub fn problem(&self) -> Option<String> {
-        let failed = self.failed.load(Ordering::Relaxed);
-        let failed = failed.then(|| "A tenant's network could not be made, see the log".to_owned());
+        let failed = self.failed();
+        let failed = failed.first_key_value().map(|(tenant, error)| {
+            format!("Sandboxes of tenant '{tenant}' start without a network: {error}")
+        });
         self.problem.clone().or(failed)
     }
 

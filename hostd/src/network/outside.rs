@@ -21,6 +21,9 @@ const FLOWS: u32 = 4096;
 /// Where the kernel lists network devices; those with a `device` are no inventions of software.
 const DEVICES: &str = "/sys/class/net";
 
+/// Devices of this thread's namespace, each before a colon.
+const OWN_DEVICES: &str = "/proc/thread-self/net/dev";
+
 /// Whether this machine passes on packets for others.
 const FORWARDING: &str = "/proc/sys/net/ipv4/conf/all/forwarding";
 
@@ -117,11 +120,11 @@ impl Outside {
     }
 }
 
-/// Devices that lead to the world.
+/// Devices that lead to the world. The list of `/sys` is that of the namespace it was mounted in, which need not be ours.
 fn devices() -> Vec<String> {
-    let entries = std::fs::read_dir(DEVICES).into_iter().flatten().flatten();
-    let real = entries.filter(|entry| Path::new(DEVICES).join(entry.file_name()).join("device").exists());
-    real.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let own = std::fs::read_to_string(OWN_DEVICES).unwrap_or_default();
+    let names = own.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+    names.filter(|name| Path::new(DEVICES).join(name).join("device").exists()).collect()
 }
 
 /// What is wrong with the ways to peers that take smaller packets than was said. One without a way yet is not.

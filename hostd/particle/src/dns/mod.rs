@@ -4,7 +4,7 @@
 //!   {function}.{tenant}.mote                    live instances of a function of the asker's own tenant
 //!   self, self.mote, self.{tenant}.mote         whoever asks
 //!   reverse names of the cluster's addresses    {function}.{tenant}.mote
-//!   other names of mote                         do not exist
+//!   other names of mote, words without a dot    do not exist
 //!   the rest                                    asked of the upstream servers, if the tenant has any; else refused
 //! ```
 //!

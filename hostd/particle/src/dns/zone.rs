@@ -93,6 +93,8 @@ impl Zone {
                 };
                 address.filter(|address| self.plans(*address)).map_or(Meaning::Outside, Meaning::Address)
             }
+            // A word alone is nobody's name: what is asked last of a function that has no sandbox.
+            [_] => Meaning::Nothing,
             _ => Meaning::Outside,
         }
     }
@@ -181,8 +183,8 @@ mod tests {
             ("other.mote", Meaning::Nothing),
             ("mote", Meaning::Domain),
             ("", Meaning::Outside),
-            ("hello", Meaning::Outside),
-            ("motes", Meaning::Outside),
+            ("hello", Meaning::Nothing),
+            ("motes", Meaning::Nothing),
             ("hello.acme.mote.example", Meaning::Outside),
             ("1.12.64.10.in-addr.arpa", listed("10.64.12.1")),
             ("1.12.64.10.IN-ADDR.ARPA", listed("10.64.12.1")),
@@ -191,7 +193,7 @@ mod tests {
             ("12.64.10.in-addr.arpa", Meaning::Outside),
             ("256.12.64.10.in-addr.arpa", Meaning::Outside),
             ("8.8.8.8.in-addr.arpa", Meaning::Outside),
-            ("arpa", Meaning::Outside),
+            ("arpa", Meaning::Nothing),
         ] {
             assert_eq!(meaning(name), expected, "{name}");
         }
