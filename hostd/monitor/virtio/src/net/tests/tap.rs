@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, PacketHeaders};
 use mote_particle::netlink::Netlink;
-use mote_particle::{Addresses, Endpoint, Network, Node, Plan, Shape, Tenant};
+use mote_particle::{Addresses, Ebpf, Endpoint, Network, Node, Plan, Shape, Tenant};
 
 use super::frames::MAC;
 use super::guest::Guest;
@@ -25,7 +25,7 @@ fn network() -> Option<Network> {
     } else {
         let plan = Plan::new("10.64.0.0/10".parse().unwrap(), "fd6d:6f74:6500::/48".parse().unwrap(), 22);
         let subnet = plan.unwrap().subnet(Node(0), Tenant::new(7).unwrap()).unwrap();
-        let shape = Shape { endpoints: 10, mtu: MTU, quarantine: Duration::ZERO };
+        let shape = Shape { endpoints: 10, mtu: MTU, quarantine: Duration::ZERO, ebpf: Ebpf::All };
         return Some(Network::create(subnet, &shape).unwrap());
     };
     println!("skipped: needs {missing}");
