@@ -31,6 +31,7 @@ pub mod network;
 pub mod nft;
 pub mod overlay;
 pub mod plan;
+pub mod pool;
 pub mod process;
 pub mod steering;
 mod sysctl;

@@ -1,7 +1,7 @@
 //! A tenant's network on this machine.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use crate::lease::{Exhausted, Leases};
 use crate::netlink::{Netlink, NetlinkError, index_of};
 use crate::netns::{Netns, NetnsError};
-use crate::plan::{Addresses, RESERVED, Subnet, TapPlan};
+use crate::plan::{Addresses, RESERVED, Subnet};
 use crate::steering::{Ebpf, Steering, devices};
 use crate::sysctl::{self, SysctlError};
 use crate::tap::{MAC, Tap, TapError};
@@ -77,18 +77,51 @@ struct Inner {
     netlink_calls: u64,
 }
 
-impl Network {
-    /// Makes a namespace for a subnet, with all its endpoints ready. Blocks for some milliseconds; where the kernel has
-    /// no eBPF for it, for some more ([`steering`](Self::steering) tells).
+/// A network that is nobody's yet: namespace, devices and queues are there, and what of the addresses is the same for
+/// all tenants.
+#[derive(Debug)]
+pub struct Blank {
+    taps: Vec<Tap>,
+    steering: Steering,
+    endpoints: u16,
+    quarantine: Duration,
+    netns: Netns,
+    netlink_calls: u64,
+}
+
+impl Blank {
+    /// Makes a namespace with all its endpoints ready, for any tenant on the machine whose subnet this is one of. Blocks
+    /// for some milliseconds; where the kernel has no eBPF for it, for some more.
     ///
     /// # Errors
     /// When the kernel lacks something, or the process the privilege.
-    pub fn create(subnet: Subnet, shape: &Shape) -> Result<Self, NetworkError> {
+    pub fn create(subnet: &Subnet, shape: &Shape) -> Result<Self, NetworkError> {
         let netns = Netns::create()?;
         let endpoints = shape.endpoints.saturating_add(RESERVED).min(subnet.endpoints());
-        let (taps, steering, netlink_calls) = netns.run(|| furnish(&subnet, endpoints, shape))??;
-        let leases = Mutex::new(Leases::new(RESERVED..endpoints, shape.quarantine));
-        Ok(Self { inner: Arc::new(Inner { taps, steering, leases, subnet, netns, netlink_calls }) })
+        let (taps, steering, netlink_calls) = netns.run(|| furnish(subnet, endpoints, shape))??;
+        Ok(Self { taps, steering, endpoints, quarantine: shape.quarantine, netns, netlink_calls })
+    }
+
+    /// Makes it a tenant's: a netlink call per device, and one for the gateway.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create). What was done goes with it.
+    pub fn adopt(mut self, subnet: Subnet) -> Result<Network, NetworkError> {
+        let Self { taps, steering, endpoints, netns, .. } = &mut self;
+        self.netlink_calls += netns.run(|| address(taps, &subnet, *endpoints, steering))??;
+        let Self { taps, steering, endpoints, quarantine, netns, netlink_calls } = self;
+        let leases = Mutex::new(Leases::new(RESERVED..endpoints, quarantine));
+        Ok(Network { inner: Arc::new(Inner { taps, steering, leases, subnet, netns, netlink_calls }) })
+    }
+}
+
+impl Network {
+    /// Makes a namespace for a subnet: a [`Blank`] that is adopted at once.
+    ///
+    /// # Errors
+    /// As these two.
+    pub fn create(subnet: Subnet, shape: &Shape) -> Result<Self, NetworkError> {
+        Blank::create(&subnet, shape)?.adopt(subnet)
     }
 
     /// Leases an endpoint: a descriptor and two addresses. No netlink call.
@@ -163,7 +196,7 @@ impl Inner {
     }
 }
 
-/// Devices, addresses and routes in the calling thread's namespace.
+/// Devices, and IPv4 addresses and routes, in the calling thread's namespace.
 fn furnish(
     subnet: &Subnet,
     endpoints: u16,
@@ -173,35 +206,37 @@ fn furnish(
     let netlink = Netlink::open()?;
     let loopback = index_of("lo")?;
     netlink.set_link("bring up lo", LinkUnspec::new_with_index(loopback).up().build())?;
-    let Addresses { v4, v6 } = subnet.gateway();
-    netlink.add_address(loopback, v4.into(), 32)?;
-    netlink.add_address(loopback, v6.into(), 128)?;
+    netlink.add_address(loopback, subnet.gateway().v4.into(), 32)?;
     let (taps, steering) = devices(subnet, endpoints, shape, &netlink)?;
     for tap in &taps {
-        route(&netlink, tap.plan(), tap.index())?;
+        let network = tap.plan().v4();
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(network.addr(), network.prefix_len())
+            .output_interface(tap.index())
+            .scope(RouteScope::Link);
+        netlink.add_route(&format!("add route {network}"), route.build())?;
     }
     Ok((taps, steering, netlink.calls()))
 }
 
-fn route(netlink: &Netlink, plan: &TapPlan, index: u32) -> Result<(), NetlinkError> {
-    let nets: [(IpAddr, u8); 2] =
-        [(plan.first.v4.into(), plan.v4().prefix_len()), (plan.first.v6.into(), plan.v6().prefix_len())];
-    for (network, prefix) in nets {
-        let what = format!("add route {network}/{prefix}");
-        let route = match network {
-            IpAddr::V4(network) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                .destination_prefix(network, prefix)
-                .output_interface(index)
-                .scope(RouteScope::Link)
-                .build(),
-            IpAddr::V6(network) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                .destination_prefix(network, prefix)
-                .output_interface(index)
-                .build(),
-        };
-        netlink.add_route(&what, route)?;
+/// What is a tenant's own: IPv6 addresses and routes, and who may send what. How many netlink calls that took.
+fn address(
+    taps: &mut [Tap],
+    subnet: &Subnet,
+    endpoints: u16,
+    steering: &Steering,
+) -> Result<u64, NetworkError> {
+    let netlink = Netlink::open()?;
+    netlink.add_address(index_of("lo")?, subnet.gateway().v6.into(), 128)?;
+    for (tap, plan) in taps.iter_mut().zip(subnet.taps(endpoints, steering.layout())) {
+        tap.address(&plan)?;
+        let network = plan.v6();
+        let route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(network.addr(), network.prefix_len())
+            .output_interface(tap.index());
+        netlink.add_route(&format!("add route {network}"), route.build())?;
     }
-    Ok(())
+    Ok(netlink.calls())
 }
 
 /// An address and a queue, leased until this is dropped.

@@ -121,21 +121,23 @@ pub struct Tap {
 #[derive(Debug)]
 struct Guards {
     permitted: Permitted,
-    _placed: [Guard; 2],
+    _outgoing: Guard,
+    /// Of a device whose addresses are known.
+    _incoming: Option<Guard>,
 }
 
 impl Guards {
-    fn place(plan: &TapPlan, index: u32) -> Result<Self, BpfError> {
+    fn place(index: u32) -> Result<Self, BpfError> {
         let permitted = Permitted::none(ENDPOINTS_PER_TAP)?;
-        let incoming = Guard::place(&bpf::guard_in(plan.first)?, index, Direction::In)?;
         let outgoing = Guard::place(&bpf::guard_out(&permitted)?, index, Direction::Out)?;
-        Ok(Self { permitted, _placed: [incoming, outgoing] })
+        Ok(Self { permitted, _outgoing: outgoing, _incoming: None })
     }
 }
 
 impl Tap {
-    /// Makes the device of a plan in the calling thread's namespace, opens its queues, and brings it up. A device whose
-    /// queues are shared out by a program needs programs for the sources too.
+    /// Makes the device of a plan in the calling thread's namespace, opens its queues, and brings it up. Nothing may be
+    /// sent by it before it is [addressed](Self::address). A device whose queues are shared out by a program needs
+    /// programs for the sources too.
     ///
     /// # Errors
     /// When the kernel has no TAP devices, or no eBPF steering or TCX where the plan needs them.
@@ -158,7 +160,7 @@ impl Tap {
             }
         }
         let guards = match sources {
-            Sources::Programs => Some(Guards::place(plan, index).map_err(guarded)?),
+            Sources::Programs => Some(Guards::place(index).map_err(guarded)?),
             Sources::Routes => None,
         };
         // Before the other queues are opened, which take their length from the device.
@@ -177,6 +179,22 @@ impl Tap {
             queues.push(open_queue(&name, plan.layout)?);
         }
         Ok(Self { name, index, plan: *plan, queues, guards })
+    }
+
+    /// Makes known which addresses its endpoints have: from here on they, and no others, are their frames' sources. To be
+    /// called in its namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not take the program.
+    pub fn address(&mut self, plan: &TapPlan) -> Result<(), TapError> {
+        if let Some(guards) = &mut self.guards {
+            let guarded = |source| TapError::Guard { name: self.name.clone(), source };
+            let program = bpf::guard_in(plan.first).map_err(guarded)?;
+            let guard = Guard::place(&program, self.index, Direction::In).map_err(guarded)?;
+            guards._incoming = Some(guard);
+        }
+        self.plan = *plan;
+        Ok(())
     }
 
     /// What it was made for.

@@ -19,6 +19,9 @@ const MAX_TENANTS: usize = 256;
 /// Most other machines: each is a route, a neighbour and a forwarding entry of every tenant.
 const MAX_PEERS: usize = 1024;
 
+/// Most networks made in advance.
+const MAX_BLANKS: usize = 16;
+
 /// Longest label of a name (RFC 1035, section 2.3.4).
 const MAX_LABEL: usize = 63;
 
@@ -48,6 +51,7 @@ pub struct Network {
     node: u16,
     endpoints: u16,
     quarantine_s: u64,
+    blanks: usize,
     mtu: u16,
     packets_per_s: u32,
     bytes_per_s: u64,
@@ -120,6 +124,8 @@ pub struct Layout {
     pub node: Node,
     /// Of every tenant's network.
     pub shape: Shape,
+    /// Networks kept ready for tenants that come.
+    pub blanks: usize,
     /// Other machines.
     pub peers: Vec<overlay::Peer>,
     /// Largest packet between machines, bytes.
@@ -195,6 +201,9 @@ impl Network {
             let said = format!("{} is not within 1 and {room}, the addresses of a machine", self.endpoints);
             wrong(&[At::Key("endpoints")], said);
         }
+        if self.blanks > MAX_BLANKS {
+            wrong(&[At::Key("blanks")], format!("{} networks in advance, at most {MAX_BLANKS}", self.blanks));
+        }
         let quarantine = Duration::from_secs(self.quarantine_s);
         let shape = Shape { endpoints: self.endpoints, mtu: mtu?, quarantine, ebpf: Ebpf::All };
         let rates = Rates {
@@ -204,8 +213,8 @@ impl Network {
         let peer = |peer: &Peer| overlay::Peer { node: Node(peer.node), address: peer.address };
         let peers = self.peers.iter().map(peer).collect();
         let resolvers = self.resolvers.iter().map(|address| SocketAddr::new(*address, NAMES)).collect();
-        let (node, mtu) = (Node(self.node), self.mtu);
-        Some(Layout { plan, node, shape, peers, mtu, resolvers, rates, tenants })
+        let (node, mtu, blanks) = (Node(self.node), self.mtu, self.blanks);
+        Some(Layout { plan, node, shape, blanks, peers, mtu, resolvers, rates, tenants })
     }
 
     fn check_peers(&self, own: [IpNet; 2], wrong: &mut impl FnMut(&[At], String)) {
@@ -300,6 +309,7 @@ node_prefix = 22
 node = 0
 endpoints = 512
 quarantine_s = 5
+blanks = 1
 mtu = 1500
 packets_per_s = 0
 bytes_per_s = 0
@@ -342,18 +352,19 @@ tenants = [
             ("fd6d:6f74:6500::/48", "fe80::/16", 3, "link-local"),
             ("node = 0", "node = 5000", 5, "Machine 5000 has no subnet"),
             ("endpoints = 512", "endpoints = 1023", 6, "within 1 and 1022"),
-            ("mtu = 1500", "mtu = 1349", 8, "too small for VXLAN"),
-            ("node = 1,", "node = 0,", 13, "this machine's own number: their ranges overlap"),
-            ("node = 2,", "node = 1,", 14, "peers[0] already: their ranges overlap"),
-            ("node = 2,", "node = 4096,", 14, "Machine 4096 has no subnet"),
-            ("192.0.2.2", "192.0.2.1", 14, "another peer's"),
-            ("192.0.2.2", "10.100.0.1", 14, "in the sandboxes' range"),
-            ("192.0.2.2", "2001:db8::2", 14, "not of the same protocol"),
-            ("vni = 2", "vni = 1", 18, "tenants[0] already: their networks overlap"),
-            ("vni = 2", "vni = 16777216", 18, "not within 1 and 16777215"),
-            ("\"blue\"", "\"default\"", 18, "there twice"),
-            ("\"blue\"", "\"Blue sky\"", 18, "no name for a tenant"),
-            ("\"blue\"", "\"self\"", 18, "no name for a tenant"),
+            ("blanks = 1", "blanks = 17", 8, "at most 16"),
+            ("mtu = 1500", "mtu = 1349", 9, "too small for VXLAN"),
+            ("node = 1,", "node = 0,", 14, "this machine's own number: their ranges overlap"),
+            ("node = 2,", "node = 1,", 15, "peers[0] already: their ranges overlap"),
+            ("node = 2,", "node = 4096,", 15, "Machine 4096 has no subnet"),
+            ("192.0.2.2", "192.0.2.1", 15, "another peer's"),
+            ("192.0.2.2", "10.100.0.1", 15, "in the sandboxes' range"),
+            ("192.0.2.2", "2001:db8::2", 15, "not of the same protocol"),
+            ("vni = 2", "vni = 1", 19, "tenants[0] already: their networks overlap"),
+            ("vni = 2", "vni = 16777216", 19, "not within 1 and 16777215"),
+            ("\"blue\"", "\"default\"", 19, "there twice"),
+            ("\"blue\"", "\"Blue sky\"", 19, "no name for a tenant"),
+            ("\"blue\"", "\"self\"", 19, "no name for a tenant"),
         ] {
             let text = SOUND.replacen(from, to, 1);
             let mistakes = layout(&text).unwrap_err();

@@ -8,8 +8,9 @@ use mote_particle::netlink::{Netlink, NetlinkError};
 use mote_particle::netns::{Netns, NetnsError};
 use mote_particle::nft::{Egress, GuardError, OverlayGuard};
 use mote_particle::overlay::{Overlay, OverlayError};
+use mote_particle::pool::Pool;
 use mote_particle::uplink::{self, Links, Policy, Uplink, UplinkError, Uplinks};
-use mote_particle::{Network, Tenant};
+use mote_particle::{Network, NetworkError, Subnet, Tenant};
 use rustix::net::sockopt;
 use serde_json::{Value, json};
 
@@ -30,9 +31,15 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/conf/all/forwarding";
 /// A machine that cannot be made ready for tenants' networks, or a tenant's that cannot be joined to it.
 #[derive(Debug, thiserror::Error)]
 pub enum OutsideError {
+    /// The tenant's devices and addresses.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Its own namespace.
     #[error("Cannot get the machine ready for tenants' networks")]
     Namespace(#[from] NetnsError),
+    /// No thread for networks made in advance.
+    #[error("Cannot get the machine ready for tenants' networks")]
+    Pool(#[source] std::io::Error),
     /// Filters and the way out.
     #[error("Cannot get the machine ready for tenants' networks")]
     Uplink(#[from] UplinkError),
@@ -47,9 +54,10 @@ pub enum OutsideError {
     Netlink(#[from] NetlinkError),
 }
 
-/// The machine's side.
+/// The machine's side, and networks ready for tenants that come.
 #[derive(Debug)]
 pub struct Outside {
+    pool: Pool,
     uplinks: Uplinks,
     guard: Option<Mutex<OverlayGuard>>,
 }
@@ -76,14 +84,28 @@ impl Outside {
         for warning in narrow(layout) {
             tracing::warn!("{warning}");
         }
-        Ok(Self { uplinks, guard })
+        let any = layout.plan.subnet(layout.node, Tenant::FIRST).map_err(OverlayError::Plan)?;
+        let pool = Pool::start(any, layout.shape, layout.blanks).map_err(OutsideError::Pool)?;
+        Ok(Self { pool, uplinks, guard })
     }
 
-    /// Joins a tenant's network to the machine's: its filter, its way out if it has one, the overlay. Blocks.
+    /// A tenant's network, joined to the machine's: with its filter, its way out if it has one, the overlay. Blocks.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn join(
+    pub fn network(
+        &self,
+        layout: &Layout,
+        subnet: Subnet,
+        tenant: Tenant,
+        egress: Egress,
+    ) -> Result<(Network, Option<Uplink>), OutsideError> {
+        let network = self.pool.take(subnet)?;
+        let uplink = self.join(layout, &network, tenant, egress)?;
+        Ok((network, uplink))
+    }
+
+    fn join(
         &self,
         layout: &Layout,
         network: &Network,
@@ -116,7 +138,7 @@ impl Outside {
                 |drops| json!({ "unknown_peer": drops.unknown_peer, "lie": drops.lie }),
             )
         });
-        json!({ "uplinks": self.uplinks.used(), "overlay_drops": drops })
+        json!({ "blanks": self.pool.ready(), "uplinks": self.uplinks.used(), "overlay_drops": drops })
     }
 }
 

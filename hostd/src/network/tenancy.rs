@@ -7,7 +7,7 @@ use mote_particle::dns::{self, Directory, SocketError, Sockets, Upstream, Zone, 
 use mote_particle::netns::NetnsError;
 use mote_particle::nft::Egress;
 use mote_particle::uplink::Uplink;
-use mote_particle::{Network, NetworkError, Steering, Subnet, Tenant};
+use mote_particle::{Network, Steering, Subnet, Tenant};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
@@ -25,10 +25,7 @@ const FORWARDED: usize = 64;
 /// A tenant's network that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
-    /// Its devices and addresses.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    /// What is around it.
+    /// Devices, addresses, and what is around it.
     #[error(transparent)]
     Outside(#[from] OutsideError),
     /// Its namespace.
@@ -122,8 +119,7 @@ impl Tenancy {
         let egress = Egress::from(self.config.egress);
         let made = blocking(move || {
             let layout = &shared.layout;
-            let network = Network::create(subnet, &layout.shape)?;
-            let uplink = outside.join(layout, &network, tenant, egress)?;
+            let (network, uplink) = outside.network(layout, subnet, tenant, egress)?;
             let sockets = network.netns().run(|| Sockets::open(subnet.gateway()))??;
             Ok::<_, MakeError>((network, uplink, sockets))
         });
