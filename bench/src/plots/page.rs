@@ -11,17 +11,42 @@ const BEGIN: &str = "<!-- written by `bench plots`: begin -->\n";
 const END: &str = "<!-- written by `bench plots`: end -->\n";
 
 /// A benchmark's heading, figure and table.
-pub fn section(title: &str, about: &str, figure: &str, report: &Report) -> String {
+pub fn section(title: &str, about: &str, figure: Option<&str>, report: &Report) -> String {
     let mut text = format!("## {title}\n\n");
     if !about.is_empty() {
         text += &format!("{about}\n\n");
     }
-    text += &format!("![{title}](figures/{figure})\n\n");
+    if let Some(figure) = figure {
+        text += &format!("![{title}](figures/{figure})\n\n");
+    }
     if report.parts.is_empty() {
         return text + &format!("```\n{report}```\n");
     }
     text += &format!("Medians of {} runs in milliseconds, on {}.\n\n", report.n, report.machine);
-    text + &table(report)
+    if report.modes.is_empty() { text + &unlike(report) } else { text + &table(report) }
+}
+
+/// Parts that are not of one kind: nothing is summed up over them.
+fn unlike(report: &Report) -> String {
+    let modes = style::series(report.parts.values().flat_map(|part| part.modes.keys()));
+    let names = modes.iter().map(|mode| mode.name.as_str()).collect::<Vec<_>>().join(" | ");
+    let mut text = format!("| | {names} |\n|---|{}\n", "---:|".repeat(modes.len()));
+    for (key, part) in &report.parts {
+        let median = |name| part.modes.get(name).map_or_else(String::new, |mode| digits(mode.median_ms));
+        let cells: Vec<String> = modes.iter().map(|mode| median(&mode.name)).collect();
+        text += &format!("| {key} | {} |\n", cells.join(" | "));
+    }
+    let ratios: String = report.ratios.iter().map(|(key, ratio)| format!("{key} = {ratio:.2}\n")).collect();
+    text + &format!("\n```\n{ratios}```\n")
+}
+
+/// Three digits that say something.
+fn digits(value: f64) -> String {
+    match value {
+        _ if value < 1.0 => format!("{value:.3}"),
+        _ if value < 100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
 }
 
 fn table(report: &Report) -> String {
@@ -50,11 +75,35 @@ fn table(report: &Report) -> String {
     text
 }
 
-/// The page with these sections between its two marks.
+/// The page with these sections between its two marks, each in its old place if it has one. Others stay as they are:
+/// what was measured before need not be measured again.
 pub fn put(page: &str, sections: &[String]) -> Outcome<String> {
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = parts.ok_or_else(|| format!("The page has no lines {BEGIN}and {END}"))?;
-    Ok(format!("{before}{BEGIN}\n{}\n{END}{after}", sections.join("\n")))
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
+        let (between, after) = rest.split_once(END)?;
+        Some((before, between, after))
+    });
+    let (before, between, after) =
+        parts.ok_or_else(|| format!("The page has no lines {BEGIN}and {END}"))?;
+    let mut all: Vec<&str> = Vec::new();
+    let mut rest = between.trim();
+    while !rest.is_empty() {
+        let end = rest.find("\n## ").map_or(rest.len(), |end| end + 1);
+        let (section, more) = rest.split_at(end);
+        all.push(section.trim_end());
+        rest = more;
+    }
+    for section in sections {
+        let section = section.trim_end();
+        match all.iter_mut().find(|old| heading(old) == heading(section)) {
+            Some(old) => *old = section,
+            None => all.push(section),
+        }
+    }
+    Ok(format!("{before}{BEGIN}\n{}\n\n{END}{after}", all.join("\n\n")))
+}
+
+fn heading(section: &str) -> &str {
+    section.lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -84,11 +133,28 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_between_the_marks_changes() {
-        let page = format!("# Head\n{BEGIN}old\n{END}tail\n");
-        let once = put(&page, &["## New\n".to_owned()]).unwrap();
-        assert_eq!(once, format!("# Head\n{BEGIN}\n## New\n\n{END}tail\n"));
-        assert_eq!(put(&once, &["## New\n".to_owned()]).unwrap(), once);
+    fn only_what_was_measured_changes_between_the_marks() {
+        let page = format!("# Head\n{BEGIN}\n## Old\n\n1\n\n## Other\n\n2\n\n{END}tail\n");
+        let measured = ["## Other\n\n3\n".to_owned(), "## New\n".to_owned()];
+        let once = put(&page, &measured).unwrap();
+        assert_eq!(once, format!("# Head\n{BEGIN}\n## Old\n\n1\n\n## Other\n\n3\n\n## New\n\n{END}tail\n"));
+        assert_eq!(put(&once, &measured).unwrap(), once);
         assert!(put("# Head\n", &[]).is_err());
+        let empty = format!("{BEGIN}{END}");
+        assert_eq!(put(&empty, &measured[1..]).unwrap(), format!("{BEGIN}\n## New\n\n{END}"));
+    }
+
+    #[test]
+    fn parts_that_are_not_alike_are_not_summed_up() {
+        let mut report = Report::new("test", 3);
+        for (key, mode, ms) in [("1 endpoint", "tap", 0.25), ("latency", "veth", 1234.0)] {
+            report.parts.entry(key.to_owned()).or_default().modes.insert(mode.to_owned(), Mode::of(&[ms]));
+        }
+        report.ratios.insert("overlay/tap@1".to_owned(), 3.0);
+        let text = section("Test", "", None, &report);
+        for line in ["| 1 endpoint | 0.250 |  |", "| latency |  | 1234 |", "overlay/tap@1 = 3.00"] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert!(!text.contains("figures/"), "{text}");
     }
 }
