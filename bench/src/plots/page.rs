@@ -82,8 +82,7 @@ pub fn put(page: &str, sections: &[String]) -> Outcome<String> {
         let (between, after) = rest.split_once(END)?;
         Some((before, between, after))
     });
-    let (before, between, after) =
-        parts.ok_or_else(|| format!("The page has no lines {BEGIN}and {END}"))?;
+    let (before, between, after) = parts.ok_or_else(|| format!("The page has no lines {BEGIN}and {END}"))?;
     let mut all: Vec<&str> = Vec::new();
     let mut rest = between.trim();
     while !rest.is_empty() {

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rtnetlink::LinkUnspec;
 
-use crate::bpf::{self, BpfError, Direction, Guard, Permitted, Program};
+use crate::bpf::{self, BpfError, Direction, Guard, Permitted, Program, Shortcut};
 use crate::netlink::{Netlink, NetlinkError, index_of};
 use crate::plan::{ENDPOINTS_PER_TAP, Layout, TapPlan};
 use crate::sysctl::{self, SysctlError};
@@ -189,7 +189,12 @@ impl Tap {
     pub fn address(&mut self, plan: &TapPlan) -> Result<(), TapError> {
         if let Some(guards) = &mut self.guards {
             let guarded = |source| TapError::Guard { name: self.name.clone(), source };
-            let program = bpf::guard_in(plan.first).map_err(guarded)?;
+            // Whom the source check lets through may send to anybody here: the filter would say the same.
+            let shortcut = match plan.layout {
+                Layout::Shared => Some(Shortcut { index: self.index, reserved: plan.reserved() }),
+                Layout::Own => None,
+            };
+            let program = bpf::guard_in(plan.first, shortcut).map_err(guarded)?;
             let guard = Guard::place(&program, self.index, Direction::In).map_err(guarded)?;
             guards._incoming = Some(guard);
         }
