@@ -135,7 +135,7 @@ async fn place(service: &Arc<Service>, call: &Call, mut grant: Grant) -> Result<
     let place = loop {
         match service.networks.join(&tenant).await {
             Ok(place) => break place,
-            Err(JoinError::Unknown { tenant, known }) => return Err(JoinError::Unknown { tenant, known }),
+            Err(error @ JoinError::Unknown { .. }) => return Err(error),
             Err(error) => {
                 attempts -= 1;
                 if attempts == 0 || !service.pool.make_room(&tenant).await {
