@@ -11,6 +11,13 @@ use crate::plan::Addresses;
 /// `queue_mapping` in `struct __sk_buff`: of a received frame, one more than the queue it came from.
 const QUEUE: i16 = 12;
 
+/// `BPF_TCX_INGRESS`.
+const TCX_INGRESS: u32 = 46;
+
+/// Verdicts of a program for `TUNSETFILTEREBPF`: how many bytes of a frame are kept.
+const KEEP: u32 = i32::MAX.unsigned_abs();
+const NOTHING: u32 = 0;
+
 /// Verdicts of a TCX program.
 const NEXT: u32 = u32::MAX;
 const DROP: u32 = 2;
@@ -23,16 +30,6 @@ const LAST_BYTE: u32 = 0xff;
 
 /// `bpf_map_lookup_elem`.
 const MAP_LOOKUP: i32 = 1;
-
-/// Side of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Direction {
-    /// What comes from the device into the namespace (`BPF_TCX_INGRESS`).
-    In = 46,
-    /// What the namespace sends to the device (`BPF_TCX_EGRESS`).
-    Out = 47,
-}
 
 /// The queues of a device that somebody holds. Nothing is sent to the others, where it would only pile up.
 #[derive(Debug)]
@@ -65,12 +62,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Puts a program at one side of a device in the calling thread's namespace.
+    /// Puts a program where frames come from a device into the calling thread's namespace. Waits until the kernel is
+    /// sure that nobody uses what was there before, some milliseconds.
     ///
     /// # Errors
     /// On a kernel without TCX.
-    pub fn place(program: &Program, index: u32, direction: Direction) -> Result<Self, BpfError> {
-        Ok(Self { _link: program.attach(index, direction as u32)? })
+    pub fn place(program: &Program, index: u32) -> Result<Self, BpfError> {
+        Ok(Self { _link: program.attach(index, TCX_INGRESS)? })
     }
 }
 
@@ -158,7 +156,7 @@ fn words(address: Ipv6Addr) -> [u32; 4] {
     [(a << 16) | b, (c << 16) | d, (e << 16) | f, (g << 16) | h]
 }
 
-/// Passes IP frames to queues that are permitted, and drops all others.
+/// A program for `TUNSETFILTEREBPF`: keeps IP frames for queues that are permitted, and nothing of others.
 ///
 /// # Errors
 /// On a kernel without eBPF.
@@ -185,8 +183,8 @@ pub fn guard_out(permitted: &Permitted) -> Result<Program, BpfError> {
         .if_null(Reg::R0, drop)
         .load(Reg::R0, Reg::R0, 0)
         .unless_is(Reg::R0, 1, drop)
-        .answer(NEXT)
+        .answer(KEEP)
         .place(drop)
-        .answer(DROP);
-    Program::load("mote_guard_out", Kind::Classifier, &program.finish())
+        .answer(NOTHING);
+    Program::load("mote_guard_out", Kind::SocketFilter, &program.finish())
 }
