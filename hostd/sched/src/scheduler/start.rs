@@ -153,7 +153,7 @@ impl Scheduler {
 
     /// Evicts the idle sandbox on a node that is worth the least.
     pub(super) fn evict(&mut self, n: u32, out: &mut Vec<Decision>) -> Option<()> {
-        let (key, slot) = self.nodes[n as usize].evictable.peek()?;
+        let ((key, _), slot) = self.nodes[n as usize].evictable.peek()?;
         self.nodes[n as usize].inflation = key;
         self.drain(slot)?;
         self.stats.evictions += 1;
@@ -258,7 +258,7 @@ impl Scheduler {
             inflation: node.inflation,
         });
         node.account.shift(Part::Active, Part::Idle, sandbox.booked);
-        node.evictable.set(&mut self.evict_positions, slot, key);
+        node.evictable.set(&mut self.evict_positions, slot, (key, slot));
     }
 
     /// The reverse, if it is warm and in the lists.

@@ -31,6 +31,7 @@ impl Scheduler {
             self.retries.remove(&mut self.retry_positions, f);
             self.released = true;
             self.want_provisioned(f);
+            self.look(f, out);
         }
     }
 

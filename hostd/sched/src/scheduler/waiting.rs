@@ -11,6 +11,8 @@ use crate::table::Sandbox;
 
 /// Functions that are looked at in vain at a time.
 const TRIES: u32 = 32;
+/// Of these, functions of one tenant in a row, until others are looked at.
+const TRIES_OF_ONE: u32 = 8;
 /// So many times the patience without any call served, and a node is kept from all others.
 const STARVED: u32 = 8;
 /// So many times the patience it is kept then, at first.
@@ -63,31 +65,53 @@ impl Scheduler {
 
     /// Serves those that wait, whoever holds least first, as far as there is room.
     pub(super) fn dispatch(&mut self, out: &mut Vec<Decision>) {
-        let mut vain = 0;
+        let (mut vain, mut same, mut tenant) = (0, 0, NOWHERE);
         while vain < TRIES
             && let Some(f) = self.fair.first()
         {
-            match self.step(f, out) {
-                Step::Served => {
-                    self.unclaim(f);
-                    let function = &mut self.functions[f as usize];
-                    function.unserved_since = self.now;
-                    (function.claims, function.claim_after) = (0, self.now);
-                    self.check_turn(f);
-                }
-                Step::Content | Step::Limited(Limit::Function) => self.withdraw(f),
-                Step::Limited(Limit::Tenant) => {
-                    self.fair.set_tenant_aside(f);
-                    vain += 1;
-                }
-                Step::NoRoom => {
-                    self.claim(f, out);
-                    self.fair.set_aside(f);
-                    vain += 1;
-                }
+            if self.attempt(f, out) {
+                continue;
+            }
+            vain += 1;
+            self.fair.set_aside(f);
+            let owner = self.functions[f as usize].spec.tenant.0;
+            same = if owner == tenant { same + 1 } else { 1 };
+            tenant = owner;
+            if same == TRIES_OF_ONE {
+                self.fair.set_tenant_aside(f);
             }
         }
         self.fair.together();
+    }
+
+    /// Looks at one that waits, out of turn: no crowd of others keeps it from being looked at for ever.
+    pub(super) fn look(&mut self, f: u32, out: &mut Vec<Decision>) {
+        if self.fair.waits(f) {
+            self.attempt(f, out);
+        }
+    }
+
+    /// Serves a call of one that waits. False if that cannot be and it goes on waiting.
+    fn attempt(&mut self, f: u32, out: &mut Vec<Decision>) -> bool {
+        match self.step(f, out) {
+            Step::Served => {
+                self.unclaim(f);
+                let function = &mut self.functions[f as usize];
+                function.unserved_since = self.now;
+                (function.claims, function.claim_after) = (0, self.now);
+                self.check_turn(f);
+                true
+            }
+            Step::Content | Step::Limited(Limit::Function) => {
+                self.withdraw(f);
+                true
+            }
+            Step::Limited(Limit::Tenant) => false,
+            Step::NoRoom => {
+                self.claim(f, out);
+                false
+            }
+        }
     }
 
     fn step(&mut self, f: u32, out: &mut Vec<Decision>) -> Step {
