@@ -192,13 +192,15 @@ impl Scheduler {
     fn settle(&mut self, out: &mut Vec<Decision>) {
         // A node that is not kept for one any more may be another's turn.
         for _ in 0..MOST_ROUNDS {
-            if !std::mem::take(&mut self.released) {
+            if std::mem::take(&mut self.released) {
+                self.dispatch(out);
+            }
+            if !self.short.is_empty() {
+                self.provision(out);
+            }
+            if !self.released {
                 break;
             }
-            self.dispatch(out);
-        }
-        if !self.short.is_empty() {
-            self.provision(out);
         }
         if !self.refill.is_empty() {
             self.refill(out);

@@ -92,6 +92,8 @@ impl Scheduler {
         let node = &mut self.nodes[sandbox.node as usize];
         node.blanks.pop();
         node.account.resize(Part::Active, self.sandboxes[slot].booked, sandbox.booked);
+        // It may need less than a blank.
+        self.released |= self.sandboxes[slot].booked > sandbox.booked;
         sandbox.generation = self.sandboxes[slot].generation;
         let n = sandbox.node;
         self.sandboxes[slot] = sandbox;

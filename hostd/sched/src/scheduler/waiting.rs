@@ -16,7 +16,7 @@ const TRIES_OF_ONE: u32 = 8;
 /// So many times the patience without any call served, and a node is kept from all others.
 const STARVED: u32 = 8;
 /// So many times the patience it is kept then, at first.
-const LONGER: u32 = 4;
+const LONGER: u32 = 8;
 /// That is doubled so often.
 const MOST_DOUBLED: u32 = 5;
 
@@ -130,7 +130,7 @@ impl Scheduler {
     }
 
     /// One that waited long gets a node kept for it, and makes room there bit by bit. Not for long, as others wait
-    /// meanwhile: as long again it is theirs, then for twice as long its.
+    /// meanwhile: as long again it is theirs; then, if it is starved, for twice as long its.
     fn claim(&mut self, f: u32, out: &mut Vec<Decision>) {
         let patience = self.config.fair_wait();
         let function = &self.functions[f as usize];
@@ -142,17 +142,22 @@ impl Scheduler {
                 self.retries.set(&mut self.retry_positions, f, due);
                 return;
             }
-            let (first, tries) = (if starved { LONGER } else { 1 }, function.claims.min(MOST_DOUBLED));
-            let until = self.now.after(patience * first * (1 << tries));
+            if self.released {
+                // A node was just given up, or memory: others, who were kept away, are looked at first.
+                self.try_again_later(f);
+                return;
+            }
+            let times = if starved { LONGER << function.claims.min(MOST_DOUBLED) } else { 1 };
+            let until = self.now.after(patience * times);
             self.try_again_later(f);
-            let Some(n) = self.claimable(f) else { return };
+            let Some(n) = self.claimable(f, starved) else { return };
             let other = std::mem::replace(&mut self.nodes[n as usize].claim, f);
             if other != NOWHERE {
                 self.functions[other as usize].claim = NOWHERE;
             }
             let function = &mut self.functions[f as usize];
             (function.claim, function.claim_until, function.firm) = (n, until, starved);
-            function.claims += 1;
+            function.claims += u32::from(starved);
             // What it lasts, it pauses.
             function.claim_after = until.after(until.since(self.now));
         } else if self.now >= function.claim_until {
@@ -164,12 +169,17 @@ impl Scheduler {
         self.try_again_later(f);
     }
 
-    /// Of the nodes that are not kept for others that go first, the one with the most available memory.
-    fn claimable(&self, f: u32) -> Option<u32> {
+    /// Of the nodes that are not kept for others that go first, the one with the most available memory. Whoever is
+    /// starved goes before all that are not.
+    fn claimable(&self, f: u32, starved: bool) -> Option<u32> {
         let count = super::number(self.nodes.len());
         let need = self.functions[f as usize].spec.private;
         (0..count)
-            .filter(|n| !self.closed(*n, f) && self.nodes[*n as usize].spec.memory >= need)
+            .filter(|n| {
+                let node = &self.nodes[*n as usize];
+                let firm = self.functions.get(node.claim as usize).is_some_and(|claimer| claimer.firm);
+                node.spec.memory >= need && (!self.closed(*n, f) || starved && !firm)
+            })
             .max_by_key(|n| self.nodes[*n as usize].account.available())
     }
 
