@@ -17,6 +17,9 @@ pub enum Search {
     Least,
 }
 
+/// Is shown how many seconds each of several sandboxes was idle, until it says false.
+pub type Visit<'a> = dyn FnMut(f64) -> bool + 'a;
+
 /// A node with room.
 pub struct PlacementFacts<'a> {
     /// Memory not in use for calls, bytes.
@@ -27,7 +30,7 @@ pub struct PlacementFacts<'a> {
     pub(crate) walk: Walk,
     /// Shows the idle sandboxes that would end for the start, as seconds they were idle, until told to stop. None
     /// if there is room without.
-    pub victims: &'a mut dyn FnMut(&mut dyn FnMut(f64) -> bool),
+    pub victims: &'a mut dyn FnMut(&mut Visit<'_>),
 }
 
 impl PlacementFacts<'_> {
@@ -146,7 +149,7 @@ mod tests {
         ring.resize(10);
         let walk = ring.walk(77);
         let node = walk.nodes().nth(steps).unwrap();
-        let mut victims = |visit: &mut dyn FnMut(f64) -> bool| {
+        let mut victims = |visit: &mut Visit<'_>| {
             let _ = idle.iter().all(|idle_s| visit(*idle_s));
         };
         let mut facts = PlacementFacts { available, budget: 100, node, walk, victims: &mut victims };

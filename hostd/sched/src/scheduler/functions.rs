@@ -113,9 +113,12 @@ impl Scheduler {
             failures: 0,
             held_until: Time::default(),
         });
-        for positions in
-            [&mut self.deadline_positions, &mut self.prewarm_positions, &mut self.retry_positions]
-        {
+        for positions in [
+            &mut self.deadline_positions,
+            &mut self.prewarm_positions,
+            &mut self.retry_positions,
+            &mut self.starved_positions,
+        ] {
             positions.push(NOWHERE);
         }
         self.want_provisioned(f);

@@ -79,6 +79,10 @@ pub struct Scheduler {
     retries: Heap<Time>,
     retry_positions: Vec<u32>,
 
+    /// Functions that are starved and would keep a node for themselves, the longest starved first.
+    starved: Heap<Time>,
+    starved_positions: Vec<u32>,
+
     /// Something became free: those that wait may have a chance.
     released: bool,
     /// Functions that have fewer sandboxes than they always are to have.
@@ -125,6 +129,8 @@ impl Scheduler {
             prewarm_positions: Vec::new(),
             retries: Heap::default(),
             retry_positions: Vec::new(),
+            starved: Heap::default(),
+            starved_positions: Vec::new(),
             released: false,
             short: Vec::new(),
             refill: Vec::new(),

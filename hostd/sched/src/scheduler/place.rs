@@ -3,7 +3,7 @@
 use super::Scheduler;
 use crate::admission::Image;
 use crate::heap::NOWHERE;
-use crate::policy::placement::{PlacementFacts, Search};
+use crate::policy::placement::{PlacementFacts, Search, Visit};
 use crate::policy::warm::WarmFacts;
 
 /// Nodes that are drawn at random until all are looked at in turn.
@@ -178,7 +178,7 @@ impl Scheduler {
         let Some(need) = self.room(f, n, beyond) else { return };
         let node = &self.nodes[n as usize];
         let available = node.account.available();
-        let mut victims = |visit: &mut dyn FnMut(f64) -> bool| {
+        let mut victims = |visit: &mut Visit<'_>| {
             if node.account.will_fit(need) {
                 return;
             }

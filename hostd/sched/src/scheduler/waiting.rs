@@ -55,6 +55,7 @@ impl Scheduler {
 
     pub(super) fn withdraw(&mut self, f: u32) {
         self.fair.leave(f);
+        self.starved.remove(&mut self.starved_positions, f);
         self.unclaim(f);
     }
 
@@ -95,6 +96,7 @@ impl Scheduler {
     fn attempt(&mut self, f: u32, out: &mut Vec<Decision>) -> bool {
         match self.step(f, out) {
             Step::Served => {
+                self.starved.remove(&mut self.starved_positions, f);
                 self.unclaim(f);
                 let function = &mut self.functions[f as usize];
                 function.unserved_since = self.now;
@@ -106,7 +108,10 @@ impl Scheduler {
                 self.withdraw(f);
                 true
             }
-            Step::Limited(Limit::Tenant) => false,
+            Step::Limited(Limit::Tenant) => {
+                self.starved.remove(&mut self.starved_positions, f);
+                false
+            }
             Step::NoRoom => {
                 self.claim(f, out);
                 false
@@ -142,6 +147,10 @@ impl Scheduler {
                 self.retries.set(&mut self.retry_positions, f, due);
                 return;
             }
+            if starved {
+                let since = function.starved_since;
+                self.starved.set(&mut self.starved_positions, f, since);
+            }
             if self.released {
                 // A node was just given up, or memory: others, who were kept away, are looked at first.
                 self.try_again_later(f);
@@ -150,7 +159,12 @@ impl Scheduler {
             let times = if starved { LONGER << function.claims.min(MOST_DOUBLED) } else { 1 };
             let until = self.now.after(patience * times);
             self.try_again_later(f);
+            // In line: who is starved longest is next.
+            if starved && self.starved.peek().is_some_and(|(_, next)| next != f) {
+                return;
+            }
             let Some(n) = self.claimable(f, starved) else { return };
+            self.starved.remove(&mut self.starved_positions, f);
             let other = std::mem::replace(&mut self.nodes[n as usize].claim, f);
             if other != NOWHERE {
                 self.functions[other as usize].claim = NOWHERE;
