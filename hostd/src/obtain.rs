@@ -130,7 +130,7 @@ pub async fn obtain(
 /// A new sandbox is to have a place in its tenant's network, an idle one's if there is no other.
 async fn place(service: &Arc<Service>, call: &Call, mut grant: Grant) -> Result<Grant, JoinError> {
     let (Grant::Restore(lease, ..) | Grant::Cold(lease, _)) = &mut grant else { return Ok(grant) };
-    let tenant = function::tenant(&call.function);
+    let tenant = service.settings(&call.function).tenant;
     let mut attempts = ATTEMPTS;
     let place = loop {
         match service.networks.join(&tenant).await {

@@ -68,7 +68,7 @@ fn network(machine: &Netns) -> Option<serde_json::Value> {
     status.pointer("/network/tenants/default/network").filter(|network| !network.is_null()).cloned()
 }
 
-/// Waits until something is there; the number of it at most once a moment.
+/// Waits until something is there.
 fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + SOON;
     loop {
