@@ -19,6 +19,9 @@ pub enum Event {
         function: FunctionId,
         /// When waiting is of no use any more.
         deadline: Time,
+        /// It is to be the first call of a sandbox started for it, and is refused ([`Refusal::NoRoom`]) if none can
+        /// be started now: for those who measure.
+        fresh: bool,
     },
     /// Whoever made the call does not wait any more. If it was not answered yet, it is not any more.
     Cancelled {
@@ -61,6 +64,13 @@ pub enum Event {
     },
     /// Time went by: due at [`crate::Scheduler::next_timer`]. Any other event does this work too.
     Timer,
+    /// A snapshot of the function is being made, which the calls that come meanwhile had better wait for: until
+    /// [`Event::Snapshot`] says how that went, sandboxes that are there serve, and none is started but for fresh
+    /// calls.
+    Building {
+        /// Which function.
+        function: FunctionId,
+    },
     /// A function has a snapshot from now on (`Some` bytes of it in the page cache while sandboxes of it are
     /// alive), or none any more.
     Snapshot {
@@ -141,6 +151,8 @@ pub enum Refusal {
     Forbidden,
     /// The function does not come up.
     StartFailed,
+    /// A fresh call, and no sandbox can be started now.
+    NoRoom,
     /// There is no such function (any more).
     Gone,
 }
@@ -160,6 +172,8 @@ pub enum Decision {
         how: How,
         /// For what.
         why: Why,
+        /// The call it is bound to: a fresh one, or any if calls are bound early.
+        call: Option<CallId>,
         /// Whether `sandbox` is a blank that is there already.
         in_blank: bool,
     },

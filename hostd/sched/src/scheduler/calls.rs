@@ -22,6 +22,7 @@ impl Scheduler {
         call: CallId,
         function: FunctionId,
         deadline: Time,
+        fresh: bool,
         out: &mut Vec<Decision>,
     ) -> Result<(), EventError> {
         let f = function.0;
@@ -38,15 +39,23 @@ impl Scheduler {
         self.note_call(f);
         self.order += 1;
         let waiting = Waiting { deadline, order: self.order, call };
+        if fresh {
+            self.start_fresh(f, waiting, out);
+            return Ok(());
+        }
         // Those that came before go first; while they wait for memory, one more look for it is of no use.
-        let (behind, more) = {
+        let (behind, more, building) = {
             let function = &self.functions[f as usize];
             let coming = function.starting - function.bound;
-            (!function.queue.is_empty(), function.queue.len() >= coming)
+            (!function.queue.is_empty(), function.queue.len() >= coming, function.building)
         };
+        let start = more && !building;
         let limit = self.fair.limit(f);
-        let found =
-            if limit.is_some() || self.fair.waits(f) || behind && !more { None } else { self.find(f, more) };
+        let found = if limit.is_some() || self.fair.waits(f) || behind && !start {
+            None
+        } else {
+            self.find(f, start)
+        };
         match found {
             Some(Found::Warm(slot)) if !behind => {
                 self.hand(slot, waiting, true, out);
@@ -69,6 +78,19 @@ impl Scheduler {
         }
         self.await_turn(f);
         Ok(())
+    }
+
+    /// Starts a sandbox for this call alone.
+    fn start_fresh(&mut self, f: u32, waiting: Waiting, out: &mut Vec<Decision>) {
+        let node = if self.fair.limit(f).is_some() { None } else { self.choose_node(f) };
+        let Some(n) = node else {
+            self.refuse(f, waiting.call, Refusal::NoRoom, out);
+            return;
+        };
+        out.push(Decision::Queue { call: waiting.call });
+        self.waiting += 1;
+        self.fair.count(f, 1, 0);
+        self.start_bound(f, n, Some(waiting), out);
     }
 
     /// Why a call of this function can never be served, if so.
@@ -139,18 +161,22 @@ impl Scheduler {
 
     /// Starts a sandbox on a node for a call that waits. False if that cannot be.
     pub(super) fn start_for_call(&mut self, f: u32, n: u32, out: &mut Vec<Decision>) -> bool {
-        let Some(slot) = self.start(f, n, Why::Call, out) else { return false };
+        let early = self.config.binding == Binding::Early;
+        let waiting = if early { self.functions[f as usize].queue.pop() } else { None };
+        self.start_bound(f, n, waiting, out)
+    }
+
+    /// The same, for this call if there is one, which counts as waiting and is in no queue. If that cannot be, it is
+    /// in the queue.
+    fn start_bound(&mut self, f: u32, n: u32, waiting: Option<Waiting>, out: &mut Vec<Decision>) -> bool {
+        let Some(slot) = self.start(f, n, Why::Call, waiting, out) else {
+            waiting.into_iter().for_each(|waiting| self.put_back(f, waiting));
+            return false;
+        };
         self.fair.charge(f, self.sandboxes[slot].booked);
         self.fair.count(f, 0, 1);
         self.starting += 1;
         self.sandboxes[slot].charged = true;
-        if self.config.binding == Binding::Early
-            && let Some(waiting) = self.functions[f as usize].queue.pop()
-        {
-            self.functions[f as usize].bound += 1;
-            self.sandboxes[slot].bound = Some(waiting);
-            self.expiries.set(&mut self.expiry_positions, slot, waiting.deadline);
-        }
         true
     }
 
@@ -278,7 +304,7 @@ impl Scheduler {
     /// Whether the function wants more sandboxes to be started than are.
     pub(super) fn wants(&self, f: u32) -> bool {
         let function = &self.functions[f as usize];
-        function.queue.len() > function.starting - function.bound
+        !function.building && function.queue.len() > function.starting - function.bound
     }
 
     /// It may have a limit of its own: then it waits for the end of a call of its own.

@@ -52,6 +52,8 @@ pub struct Scheduler {
     images: Vec<u64>,
 
     functions: Vec<Function>,
+    /// Numbers of functions that were removed and of which nothing is left.
+    vacant: Vec<u32>,
     fair: Fair,
     sandboxes: Table,
     /// Sandboxes of a function on a node.
@@ -113,6 +115,7 @@ impl Scheduler {
             largest: 0,
             images: Vec::new(),
             functions: Vec::new(),
+            vacant: Vec::new(),
             fair: Fair::default(),
             sandboxes: Table::default(),
             places: Vec::new(),
@@ -173,7 +176,9 @@ impl Scheduler {
     pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Decision>) -> Result<(), EventError> {
         self.advance(now, out);
         let result = match event {
-            Event::Arrived { call, function, deadline } => self.arrived(call, function, deadline, out),
+            Event::Arrived { call, function, deadline, fresh } => {
+                self.arrived(call, function, deadline, fresh, out)
+            }
             Event::Cancelled { call, function } => self.cancelled(call, function),
             Event::Ready { sandbox } => self.ready(sandbox, out),
             Event::Failed { sandbox, fatal } => self.failed(sandbox, fatal, out),
@@ -181,6 +186,7 @@ impl Scheduler {
             Event::Gone { sandbox } => self.gone(sandbox, out),
             Event::Measured { sandbox, private } => self.measured(sandbox, private, out),
             Event::Timer => Ok(()),
+            Event::Building { function } => self.building(function),
             Event::Snapshot { function, shared } => self.snapshot(function, shared),
             Event::Changed { function, spec } => self.changed(function, *spec, out),
             Event::Removed { function } => self.removed(function, out),

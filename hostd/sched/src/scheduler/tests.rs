@@ -97,6 +97,47 @@ fn blanks_are_made_used_and_made_again() {
 }
 
 #[test]
+fn while_a_snapshot_is_made_calls_wait_for_it() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    let tenant = world.tenant();
+    let f = world.register(FunctionSpec { provisioned: 2, ..function(tenant, 100) });
+    world.starts.clear();
+    world.tell(Event::Building { function: f });
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.run_ms(150);
+    assert!(world.handed.is_empty());
+    // The two that were on their way before serve, and serve again.
+    world.run_ms(2500);
+    assert_eq!((world.handed.len(), world.starts.len()), (3, 0));
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.tell(Event::Snapshot { function: f, shared: Some(0) });
+    assert_eq!(world.starts.len(), 1);
+    world.run(10);
+    assert_eq!((world.handed.len(), world.open()), (6, 0));
+}
+
+#[test]
+fn a_fresh_call_has_a_sandbox_of_its_own_or_none() {
+    let mut world = World::new(fixed(), &[node(250)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.call(f, 60);
+    world.run(3);
+    let fresh = world.call_fresh(f, Duration::from_secs(60));
+    assert_eq!(world.starts.len(), 2, "although one is idle");
+    let ordinary = world.call(f, 60);
+    world.run_ms(500);
+    let by = |call: CallId| world.handed.iter().find(|hand| hand.call == call).map(|hand| hand.sandbox);
+    assert_eq!(by(fresh), Some(world.starts[1].sandbox));
+    assert_eq!(by(ordinary), Some(world.starts[0].sandbox));
+    world.run_ms(100);
+    let none = world.call_fresh(f, Duration::from_secs(60));
+    assert!(matches!(world.refused[..], [(call, Refusal::NoRoom, _)] if call == none));
+    world.run(10);
+    assert_eq!(world.open(), 0);
+}
+
+#[test]
 fn limits_refuse_at_once_and_say_when_to_try_again() {
     let mut world = World::new(Config { max_queue: 3, ..fixed() }, &[node(100)]);
     let tenant = world.tenant();
