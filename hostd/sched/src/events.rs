@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::FunctionSpec;
+use crate::config::{FunctionSpec, Limits};
 use crate::ids::{CallId, FunctionId, NodeId, SandboxId, TenantId, Time};
 use crate::states::{State, TransitionError};
 
@@ -78,6 +78,13 @@ pub enum Event {
         function: FunctionId,
         /// Bytes that all sandboxes of it on a node share.
         shared: Option<u64>,
+    },
+    /// A function's limits are others from now on. Its sandboxes stay.
+    Limited {
+        /// Which.
+        function: FunctionId,
+        /// What they are.
+        limits: Limits,
     },
     /// A function is another from now on: its sandboxes end, its waiting calls get new ones.
     Changed {

@@ -99,7 +99,7 @@ impl Scheduler {
         let tenant = self.fair.tenant_spec(spec.tenant.0);
         let base = spec.base.map_or(0, |base| self.images[base.at()]);
         let need = spec.private.saturating_add(spec.snapshot.unwrap_or(0)).saturating_add(base);
-        if spec.concurrency == 0 || tenant.max_concurrency == 0 {
+        if spec.limits.concurrency == 0 || tenant.max_concurrency == 0 {
             Some(Refusal::Forbidden)
         } else if need > self.largest || spec.private > tenant.max_memory {
             Some(Refusal::TooBig)
@@ -111,7 +111,8 @@ impl Scheduler {
     /// Why another call may not wait, if so.
     fn full(&self, f: u32) -> Option<Refusal> {
         let function = &self.functions[f as usize];
-        if function.queue.len().saturating_sub(function.starting - function.bound) >= function.spec.max_queue
+        if function.queue.len().saturating_sub(function.starting - function.bound)
+            >= function.spec.limits.max_queue
         {
             Some(Refusal::FunctionQueueFull)
         } else if !self.fair.may_queue(f) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Scheduler, number};
-use crate::config::FunctionSpec;
+use crate::config::{FunctionSpec, Limits};
 use crate::events::{Decision, EventError, Refusal, Retirement};
 use crate::heap::NOWHERE;
 use crate::ids::{FunctionId, Time};
@@ -83,7 +83,7 @@ impl Scheduler {
         let spec = self.known_base(spec);
         let f = self.vacant.pop().unwrap_or_else(|| number(self.functions.len()));
         let hash = mix(u64::from(f) ^ self.config.seed.rotate_left(32));
-        self.fair.add_function(f, spec.tenant.0, spec.concurrency, spec.reserved, spec.private);
+        self.fair.add_function(f, spec.tenant.0, spec.limits.concurrency, spec.limits.reserved, spec.private);
         let function = Function {
             spec,
             present: true,
@@ -176,6 +176,33 @@ impl Scheduler {
         Ok(())
     }
 
+    pub(super) fn limited(
+        &mut self,
+        function: FunctionId,
+        limits: Limits,
+        out: &mut Vec<Decision>,
+    ) -> Result<(), EventError> {
+        let f = self.present(function)?;
+        let function = &mut self.functions[f as usize];
+        function.spec.limits = limits;
+        let private = function.spec.private;
+        self.fair.change_function(f, limits.concurrency, limits.reserved, private);
+        if let Some(reason) = self.never(f) {
+            self.refuse_all(f, reason, out);
+        }
+        let mut slot = self.functions[f as usize].first;
+        while slot != NOWHERE && self.functions[f as usize].pinned > limits.provisioned {
+            if self.sandboxes[slot].pinned {
+                self.unpin(slot);
+            }
+            slot = self.sandboxes[slot].next;
+        }
+        self.want_provisioned(f);
+        self.released = true;
+        self.await_turn(f);
+        Ok(())
+    }
+
     pub(super) fn changed(
         &mut self,
         function: FunctionId,
@@ -186,7 +213,7 @@ impl Scheduler {
         let mut spec = self.known_base(spec);
         spec.tenant = self.functions[f as usize].spec.tenant;
         self.end_all(f, true, out);
-        self.fair.change_function(f, spec.concurrency, spec.reserved, spec.private);
+        self.fair.change_function(f, spec.limits.concurrency, spec.limits.reserved, spec.private);
         let function = &mut self.functions[f as usize];
         function.spec = spec;
         function.building = false;

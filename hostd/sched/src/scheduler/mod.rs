@@ -188,6 +188,7 @@ impl Scheduler {
             Event::Timer => Ok(()),
             Event::Building { function } => self.building(function),
             Event::Snapshot { function, shared } => self.snapshot(function, shared),
+            Event::Limited { function, limits } => self.limited(function, limits, out),
             Event::Changed { function, spec } => self.changed(function, *spec, out),
             Event::Removed { function } => self.removed(function, out),
         };

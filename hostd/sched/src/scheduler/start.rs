@@ -266,7 +266,7 @@ impl Scheduler {
         let sandbox = &mut self.sandboxes[slot];
         let (n, f) = (sandbox.node, sandbox.function);
         let function = &mut self.functions[f as usize];
-        if !sandbox.pinned && function.pinned < function.spec.provisioned {
+        if !sandbox.pinned && function.pinned < function.spec.limits.provisioned {
             function.pinned += 1;
             sandbox.pinned = true;
         }
@@ -283,6 +283,22 @@ impl Scheduler {
         });
         node.account.shift(Part::Active, Part::Idle, sandbox.booked);
         node.evictable.set(&mut self.evict_positions, slot, (key, slot));
+    }
+
+    /// It is not one of those that are always there any more.
+    pub(super) fn unpin(&mut self, slot: u32) {
+        let warm = self.sandboxes[slot].state.is_warm();
+        if warm {
+            self.take_warm(slot);
+        }
+        let f = self.sandboxes[slot].function;
+        self.sandboxes[slot].pinned = false;
+        self.functions[f as usize].pinned -= 1;
+        if warm {
+            self.put_warm(slot);
+            let keep = self.window(f).keep;
+            self.expire(slot, keep);
+        }
     }
 
     /// The reverse, if it is warm and in the lists.

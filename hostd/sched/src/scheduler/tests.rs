@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admission::Part;
-use crate::config::{Binding, MIB};
+use crate::config::{Binding, Limits, MIB};
 use crate::events::{Refusal, Retirement};
 use crate::ids::CallId;
 use crate::policy::{Eviction, KeepAlive, Placement, Warm};
@@ -100,7 +100,10 @@ fn blanks_are_made_used_and_made_again() {
 fn while_a_snapshot_is_made_calls_wait_for_it() {
     let mut world = World::new(fixed(), &[node(1000)]);
     let tenant = world.tenant();
-    let f = world.register(FunctionSpec { provisioned: 2, ..function(tenant, 100) });
+    let f = world.register(FunctionSpec {
+        limits: Limits { provisioned: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
     world.starts.clear();
     world.tell(Event::Building { function: f });
     (0..3).for_each(|_| _ = world.call(f, 60));
@@ -142,9 +145,15 @@ fn limits_refuse_at_once_and_say_when_to_try_again() {
     let mut world = World::new(Config { max_queue: 3, ..fixed() }, &[node(100)]);
     let tenant = world.tenant();
     let few = world.scheduler.add_tenant(TenantSpec { max_queue: 1, ..TenantSpec::default() });
-    let f = world.register(FunctionSpec { concurrency: 1, max_queue: 2, ..function(tenant, 100) });
+    let f = world.register(FunctionSpec {
+        limits: Limits { concurrency: 1, max_queue: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
     let g = world.register(function(few, 100));
-    let never = world.register(FunctionSpec { concurrency: 0, ..function(tenant, 10) });
+    let never = world.register(FunctionSpec {
+        limits: Limits { concurrency: 0, ..Limits::default() },
+        ..function(tenant, 10)
+    });
     let big = world.register(function(tenant, 101));
     let reason = |world: &mut World, function| {
         let call = world.call(function, 60);
@@ -170,8 +179,14 @@ fn limits_refuse_at_once_and_say_when_to_try_again() {
 fn reserved_is_kept_and_provisioned_is_there() {
     let mut world = World::new(Config { fixed_s: 1.0, ..fixed() }, &[node(1000)]);
     let tenant = world.scheduler.add_tenant(TenantSpec { max_concurrency: 3, ..TenantSpec::default() });
-    let f = world.register(FunctionSpec { provisioned: 2, ..function(tenant, 100) });
-    let g = world.register(FunctionSpec { reserved: 1, ..function(tenant, 100) });
+    let f = world.register(FunctionSpec {
+        limits: Limits { provisioned: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
+    let g = world.register(FunctionSpec {
+        limits: Limits { reserved: 1, ..Limits::default() },
+        ..function(tenant, 100)
+    });
     assert_eq!(world.starts.len(), 2);
     world.run(30);
     assert_eq!(world.scheduler.function(f).unwrap().idle, 2, "kept for ever");

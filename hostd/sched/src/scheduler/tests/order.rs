@@ -16,6 +16,7 @@ enum Op {
     Wait(u16),
     Fresh { function: u8, patience_ms: u16 },
     Building(u8),
+    Limit(u8, u8, u8),
     Snapshot(u8, Option<u8>),
     Change(u8, u8),
     Remove(u8),
@@ -36,6 +37,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0u16..3000).prop_map(Op::Wait),
         1 => (any::<u8>(), 0u16..5000).prop_map(|(function, patience_ms)| Op::Fresh { function, patience_ms }),
         1 => any::<u8>().prop_map(Op::Building),
+        1 => (any::<u8>(), 0u8..3, 0u8..3).prop_map(|(which, most, always)| Op::Limit(which, most, always)),
         2 => (any::<u8>(), any::<Option<u8>>()).prop_map(|(function, mib)| Op::Snapshot(function, mib)),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(function, mib)| Op::Change(function, mib)),
         1 => any::<u8>().prop_map(Op::Remove),
@@ -81,6 +83,15 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
+fn limits(limit: u8, reserved: u8, provisioned: u8) -> Limits {
+    Limits {
+        concurrency: if limit == 0 { u32::MAX } else { u32::from(limit) },
+        reserved: u32::from(reserved),
+        provisioned: u32::from(provisioned),
+        ..Limits::default()
+    }
+}
+
 type Size = (u8, u8, Option<u8>, u8, u8, u8);
 
 fn build(config: Config, nodes: &[(u8, u8, u8)], sizes: &[Size]) -> (World, Vec<FunctionId>) {
@@ -106,9 +117,7 @@ fn build(config: Config, nodes: &[(u8, u8, u8)], sizes: &[Size]) -> (World, Vec<
             world.register(FunctionSpec {
                 snapshot: snapshot.map(|mib| u64::from(mib % 40) * MIB),
                 base: (mib % 2 == 0).then_some(base),
-                concurrency: if *limit == 0 { u32::MAX } else { u32::from(*limit) },
-                reserved: u32::from(*reserved),
-                provisioned: u32::from(*provisioned),
+                limits: limits(*limit, *reserved, *provisioned),
                 ..function(tenants[usize::from(*tenant) % 3], u64::from(*mib % 80) + 1)
             })
         })
@@ -175,6 +184,10 @@ impl World {
             }
             Op::Fresh { function: which, patience_ms } => {
                 self.call_fresh(function(which), Duration::from_millis(u64::from(patience_ms)));
+            }
+            Op::Limit(which, most, always) => {
+                let limits = limits(most, always / 2, always);
+                self.tell_or_gone(Event::Limited { function: function(which), limits });
             }
             Op::Building(which) => {
                 self.tell_or_gone(Event::Building { function: function(which) });
