@@ -43,7 +43,7 @@ struct Share {
 
 /// Why a function may not have another sandbox in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub enum Limit {
     /// It has as many as it may.
     Function,
     /// Its tenant has as much as it may.

@@ -87,7 +87,7 @@ impl Sandbox {
         resume_bound: Duration,
         tail: &mut Tail,
     ) -> Outcome {
-        self.lease.busy(&self.id, self.monitor.pid());
+        self.lease.name(&self.id, self.monitor.pid());
         let begun = Instant::now();
         let mut outcome =
             Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
@@ -168,6 +168,18 @@ impl Sandbox {
     /// Process id of the monitor, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.monitor.pid()
+    }
+
+    /// Memory of its own that the microVM holds, bytes.
+    pub async fn private_memory(&self) -> Option<u64> {
+        let pid = self.monitor.pid()?;
+        crate::service::blocking(move || {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:"))?;
+            let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+            Some(kib << 10)
+        })
+        .await
     }
 
     /// Page faults and reads of the monitor so far.

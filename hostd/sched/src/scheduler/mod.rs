@@ -13,7 +13,7 @@ mod waiting;
 
 use crate::config::{Config, FunctionSpec, NodeSpec, TenantSpec};
 use crate::events::{Decision, Event, EventError};
-use crate::fair::Fair;
+use crate::fair::{Fair, Limit};
 use crate::heap::{Heap, NOWHERE};
 use crate::ids::{FunctionId, ImageId, NodeId, SandboxId, TenantId, Time};
 use crate::policy::eviction::EvictionPolicy;
@@ -272,6 +272,11 @@ impl Scheduler {
             starting: function.starting,
             idle: function.warm,
         })
+    }
+
+    /// What stands against another call of a function at once, if it is not memory.
+    pub fn limit(&self, function: FunctionId) -> Option<Limit> {
+        self.functions.get(function.at()).and_then(|_| self.fair.limit(function.0))
     }
 
     /// What a function is.
