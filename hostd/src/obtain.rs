@@ -84,11 +84,11 @@ async fn changed(service: &Arc<Service>, function: &FunctionRecord) -> Result<Fu
     service.look_up(&function.name).await.ok_or(ServeError::Deleted)
 }
 
-/// How long a call waits for its turn: the time its sandbox may take to come up is not counted.
+/// How long a call waits for its turn. The time the function's first boot may take is not counted.
 fn patience(service: &Service, key: &Key) -> Duration {
     let config = &service.config.sandbox;
     let start = match service.pool.snapshot(key) {
-        Some(_) => config.restore_timeout(),
+        Some(_) => Duration::ZERO,
         None => config.boot_timeout() + config.init_timeout(),
     };
     config.queue_timeout() + start

@@ -150,6 +150,8 @@ pub enum Refusal {
     TenantQueueFull,
     /// As many calls wait as may.
     QueueFull,
+    /// Its turn would come after its deadline, by what the function's calls take of late: better told at once.
+    Hopeless,
     /// Its deadline passed while it waited.
     Expired,
     /// The function needs more than any node, or its tenant, can ever have.

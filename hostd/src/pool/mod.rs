@@ -128,7 +128,7 @@ pub struct Granted {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Too many wait already.
-    #[error("{what} already ({limit}); try again in {} s", retry_after.as_secs().max(1))]
+    #[error("{what} ({limit}); try again in {} s", retry_after.as_secs().max(1))]
     Full {
         /// Who waits.
         what: String,

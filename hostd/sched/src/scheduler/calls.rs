@@ -68,7 +68,7 @@ impl Scheduler {
             }
             _ => {}
         }
-        if more && let Some(reason) = self.full(f) {
+        if more && let Some(reason) = self.full(f, deadline) {
             self.refuse(f, call, reason, out);
             return Ok(());
         }
@@ -108,8 +108,8 @@ impl Scheduler {
         }
     }
 
-    /// Why another call may not wait, if so.
-    fn full(&self, f: u32) -> Option<Refusal> {
+    /// Why another call may not wait until then, if so.
+    fn full(&self, f: u32, deadline: Time) -> Option<Refusal> {
         let function = &self.functions[f as usize];
         if function.queue.len().saturating_sub(function.starting - function.bound)
             >= function.spec.limits.max_queue
@@ -119,6 +119,8 @@ impl Scheduler {
             Some(Refusal::TenantQueueFull)
         } else if self.waiting.saturating_sub(self.starting) >= self.config.max_queue {
             Some(Refusal::QueueFull)
+        } else if self.fair.in_use(f) > 0 && self.wait(f) > deadline.since(self.now) {
+            Some(Refusal::Hopeless)
         } else {
             None
         }
@@ -270,12 +272,16 @@ impl Scheduler {
         }
     }
 
-    /// When those that wait now may be served.
-    fn retry_after(&self, f: u32) -> Duration {
+    /// When those that wait now, and one more, will have been served, by what calls take of late.
+    fn wait(&self, f: u32) -> Duration {
         let function = &self.functions[f as usize];
         let turns = u64::from(function.queue.len()) + 1;
         let at_once = u64::from(self.fair.in_use(f).max(1));
-        Duration::from_micros(function.mean.saturating_mul(turns) / at_once).clamp(LEAST_RETRY, MOST_RETRY)
+        Duration::from_micros(function.mean.saturating_mul(turns) / at_once)
+    }
+
+    fn retry_after(&self, f: u32) -> Duration {
+        self.wait(f).clamp(LEAST_RETRY, MOST_RETRY)
     }
 
     pub(super) fn cancelled(&mut self, call: CallId, function: FunctionId) -> Result<(), EventError> {

@@ -176,6 +176,27 @@ fn limits_refuse_at_once_and_say_when_to_try_again() {
 }
 
 #[test]
+fn a_call_whose_turn_would_come_too_late_is_told_so_at_once() {
+    let mut world = World::new(fixed(), &[node(200)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.call_ms.insert(f, 980);
+    (0..2).for_each(|_| _ = world.call(f, 60));
+    world.run(3);
+    // Two at once, nearly a second each: the ninth of those that wait would have its turn after more than four.
+    (0..10).for_each(|_| _ = world.call(f, 4));
+    assert_eq!(world.refused, []);
+    world.call(f, 4);
+    assert!(
+        matches!(world.refused[..], [(_, Refusal::Hopeless, after)] if after >= Duration::from_secs(4)),
+        "{:?}",
+        world.refused
+    );
+    world.run(10);
+    assert_eq!((world.refused.len(), world.open()), (1, 0));
+}
+
+#[test]
 fn reserved_is_kept_and_provisioned_is_there() {
     let mut world = World::new(Config { fixed_s: 1.0, ..fixed() }, &[node(1000)]);
     let tenant = world.scheduler.add_tenant(TenantSpec { max_concurrency: 3, ..TenantSpec::default() });
