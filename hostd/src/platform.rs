@@ -135,7 +135,13 @@ impl Appliance {
         match tokio::spawn(serve::serve(service, call(function, request, record), listening)).await {
             Ok(Ok(served)) => Ok(served),
             Ok(Err(error)) => {
-                tracing::warn!(function = %name, error = %chain(&error), "Call failed");
+                match &error {
+                    // As many as people care to send: counted at /system/status.
+                    ServeError::Refused(Refusal::Full { .. } | Refusal::Expired { .. } | Refusal::HungUp) => {
+                        tracing::debug!(function = %name, error = %chain(&error), "Call refused");
+                    }
+                    _ => tracing::warn!(function = %name, error = %chain(&error), "Call failed"),
+                }
                 Err(serve_error(&error))
             }
             Err(error) => Err(ApiError::Service(format!("The call ended abnormally: {error}"))),

@@ -120,7 +120,6 @@ pub async fn serve(
     let log = service.logs.of(&call.function.name);
     let request_id = call.request_id.clone();
     let start_line = format!("START RequestId: {request_id} Version: $LATEST\n");
-    write(&log, &mut tail, &request_id, &start_line);
 
     let begun = Instant::now();
     let mut losses = 0;
@@ -129,12 +128,15 @@ pub async fn serve(
         let init = begun.elapsed();
         let (mut sandbox, birth, by) = match ready {
             Ready::InitFailed(body) => {
-                let line = format!("END RequestId: {request_id}\n");
-                write(&log, &mut tail, &request_id, &line);
+                write(&log, &mut tail, &request_id, &start_line);
+                write(&log, &mut tail, &request_id, &format!("END RequestId: {request_id}\n"));
                 return Ok(account(&call, init_failed(body, ServedBy::Cold, tail, phases)));
             }
             Ready::Sandbox(sandbox, birth, by) => (sandbox, birth, by),
         };
+        if losses == 0 {
+            write(&log, &mut tail, &request_id, &start_line);
+        }
         let timeout = call.timeout();
         let invoke = invoke_spec(&call, timeout);
         let bound = service.config.sandbox.restore_timeout();
