@@ -344,16 +344,23 @@ impl Ledger {
             Why::NoRoom => return Verdict::NoRoom,
             Why::FunctionQueueFull => {
                 let waits = known.and_then(|known| self.scheduler.function(known.id)).unwrap_or_default();
-                full(format!("{} calls of the function wait already", waits.waiting), "scheduling.max_queue_function")
+                full(
+                    format!("{} calls of the function wait already", waits.waiting),
+                    "scheduling.max_queue_function",
+                )
             }
-            Why::TenantQueueFull => {
-                full("As many calls of the tenant wait already as may".to_owned(), "max_queue of network.tenants")
-            }
+            Why::TenantQueueFull => full(
+                "As many calls of the tenant wait already as may".to_owned(),
+                "max_queue of network.tenants",
+            ),
             Why::QueueFull => full(format!("{waiting} calls wait already"), "scheduling.max_queue"),
             Why::Hopeless => {
                 let waits = known.and_then(|known| self.scheduler.function(known.id)).unwrap_or_default();
                 full(
-                    format!("{} calls of the function wait, so that this one's turn would come too late", waits.waiting),
+                    format!(
+                        "{} calls of the function wait, so that this one's turn would come too late",
+                        waits.waiting
+                    ),
                     "sandbox.queue_s",
                 )
             }

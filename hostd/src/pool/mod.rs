@@ -14,6 +14,8 @@ mod entry;
 mod lease;
 mod ledger;
 mod parked;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
