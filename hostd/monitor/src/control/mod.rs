@@ -37,8 +37,9 @@ pub enum Request {
         /// Folder; it exists.
         dir: PathBuf,
     },
-    /// Have the guest give back to the host what it has free, but for `leave_mb` MiB. Answered when it has, or after
-    /// `within_ms` milliseconds, or when another request comes. Ends a record of what the guest touches.
+    /// Have the guest give back to the host what it has free, but for `leave_mb` MiB, and no more than this process has
+    /// memory of its own. Answered when it has, or after `within_ms` milliseconds, or when another request comes. Ends a
+    /// record of what the guest touches.
     Reclaim {
         /// MiB that the guest keeps free.
         leave_mb: u32,

@@ -5,6 +5,8 @@
 //! is what the restore modes differ in ([`restore`]).
 
 mod dump;
+#[cfg(test)]
+mod given;
 mod own;
 mod pagemap;
 mod populate;

@@ -282,6 +282,7 @@ fn requests_without_end_leave_others_their_turn() {
     let (mut machine, control) = machine();
     machine.put(LISTS, &pages(BUFFERS, 1)[0].to_le_bytes());
     machine.describe(INFLATE, 0, LISTS, 4, 0, 0);
+    machine.pump(0);
     for _ in 0..10_000 {
         for _ in 0..16 {
             machine.publish(INFLATE, 0);
