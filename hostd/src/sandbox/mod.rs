@@ -195,6 +195,26 @@ impl Sandbox {
         self.monitor.touched(dir).await
     }
 
+    /// Has the guest give back what it has free but for `leave_mb` MiB, and says how many bytes the host has back after
+    /// at most `within`. Safe to give up at any time. The guest can take calls as before; it is slower at using memory
+    /// it gave back until [`deflate`](Self::deflate).
+    ///
+    /// # Errors
+    /// As the monitor says.
+    #[expect(dead_code, reason = "for the pool, which does not yet call it")]
+    pub async fn reclaim(&mut self, leave_mb: u32, within: Duration) -> Result<u64, MonitorError> {
+        self.monitor.reclaim(leave_mb, within).await
+    }
+
+    /// Lets the guest have all its memory again. Returns at once; the guest takes it as it needs it.
+    ///
+    /// # Errors
+    /// As the monitor says.
+    #[expect(dead_code, reason = "for the pool, which does not yet call it")]
+    pub async fn deflate(&mut self) -> Result<(), MonitorError> {
+        self.monitor.deflate().await
+    }
+
     /// Brings the microVM to rest for a snapshot, with free memory cleared first for at most `scrub_ms`.
     ///
     /// # Errors
