@@ -201,7 +201,6 @@ impl Sandbox {
     ///
     /// # Errors
     /// As the monitor says.
-    #[expect(dead_code, reason = "for the pool, which does not yet call it")]
     pub async fn reclaim(&mut self, leave_mb: u32, within: Duration) -> Result<u64, MonitorError> {
         self.monitor.reclaim(leave_mb, within).await
     }
@@ -210,7 +209,6 @@ impl Sandbox {
     ///
     /// # Errors
     /// As the monitor says.
-    #[expect(dead_code, reason = "for the pool, which does not yet call it")]
     pub async fn deflate(&mut self) -> Result<(), MonitorError> {
         self.monitor.deflate().await
     }
