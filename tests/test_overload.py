@@ -115,6 +115,6 @@ def call_until_calm(lambdas, since, calm):
 
 
 def log(machine, name):
-    reply = http.request(machine.port, "GET", f"/system/logs/{name}?limit=100000")
+    reply = http.request(machine.port, "GET", f"/system/logs/{name}?limit=10000")
     assert reply.status == 200, str(reply)
     return reply.json["lines"] if isinstance(reply.json, dict) else reply.json
