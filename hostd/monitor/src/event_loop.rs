@@ -45,6 +45,9 @@ struct Inbox {
     input_waits: bool,
 }
 
+/// Why a request is refused that can only come first.
+const TOLD_ALREADY: &str = "This monitor knows already what to be";
+
 impl Inbox {
     fn serve_client(&mut self, fd: RawFd, ops: &mut EventOps) {
         let Some(server) = &mut self.server else { return };
@@ -163,8 +166,18 @@ pub(crate) fn run(
         });
     }
     machine.resume()?;
+    let early = lock().server.as_mut().map(Server::waiting).unwrap_or_default();
+    for incoming in early {
+        if let Incoming::Request(client, request) = incoming {
+            lock().requests.push((client, request));
+        }
+    }
     let reason = loop {
-        let timeout = if lock().input_waits { INPUT_STEP } else { -1 };
+        let timeout = match &*lock() {
+            inbox if !inbox.requests.is_empty() => 0,
+            inbox if inbox.input_waits => INPUT_STEP,
+            _ => -1,
+        };
         match manager.run_with_timeout(timeout) {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
@@ -199,6 +212,7 @@ pub(crate) fn run(
 /// Does what a client asks.
 fn carry_out(machine: &mut Machine, request: &Request, exit: &ExitSignal) -> Reply {
     match request {
+        Request::Start { .. } => Reply { error: Some(TOLD_ALREADY.to_owned()), ..Reply::default() },
         Request::Pause => match machine.pause() {
             Ok(took) => Reply { state: Some(machine.state()), pause_us: Some(took), ..Reply::done() },
             Err(error) => Reply::failed(&error),

@@ -116,7 +116,7 @@ impl Monitor {
     /// When the monitor ended instead.
     pub async fn running(&mut self) -> Result<(), MonitorError> {
         match self.event().await? {
-            Event::Running { .. } => Ok(()),
+            Event::Running { .. } | Event::Blank { .. } => Ok(()),
             Event::Exited { reason } => Err(self.ended(Some(reason)).await),
         }
     }
@@ -125,7 +125,7 @@ impl Monitor {
     pub async fn exited(&mut self) -> MonitorError {
         loop {
             match self.event().await {
-                Ok(Event::Running { .. }) => {}
+                Ok(Event::Running { .. } | Event::Blank { .. }) => {}
                 Ok(Event::Exited { reason }) => return self.ended(Some(reason)).await,
                 Err(error) => return error,
             }
