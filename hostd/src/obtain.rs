@@ -185,7 +185,7 @@ async fn restore(
     snapshots::prepare(service, snapshot, mode, phases).await;
     let base = snapshot.base.as_ref().map(|base| base.dir.as_path());
     let restoring = Restoring { snapshot: &snapshot.dir, base, mode, record: watch.is_some() };
-    match sandbox::restore(spec, restoring, Arc::clone(log), lease, phases).await {
+    match sandbox::restore(spec, None, restoring, Arc::clone(log), lease, phases).await {
         Ok(sandbox) => {
             service.store.touch_snapshot(&snapshot.record);
             let tape = watch.map(|(watch, recording)| {
@@ -220,8 +220,10 @@ async fn boot(
         false => bases::obtain(service, &call.function, spec, phases).await.map_err(ServeError::Start)?,
     };
     let cold = match &base {
-        Some(base) => sandbox::cold_from_base(spec, &base.dir, Arc::clone(log), lease, phases, tail).await,
-        None => sandbox::cold(spec, Arc::clone(log), lease, phases, tail).await,
+        Some(base) => {
+            sandbox::cold_from_base(spec, None, &base.dir, Arc::clone(log), lease, phases, tail).await
+        }
+        None => sandbox::cold(spec, None, Arc::clone(log), lease, phases, tail).await,
     };
     let cold = match cold {
         Ok(cold) => cold,
