@@ -14,9 +14,9 @@ use crate::function;
 use crate::logs::{FunctionLog, Tail};
 use crate::network::JoinError;
 use crate::phases::Phases;
-use crate::pool::{Birth, Build, Key, Lease, Order, Origin, Recording, Snapshot, Task, Want};
+use crate::pool::{Birth, Build, Kept, Key, Lease, Order, Origin, Recording, Snapshot, Task, Want};
 use crate::record::Recorded;
-use crate::sandbox::{self, Restoring, Sandbox, Snapshotting, StartError, StartSpec};
+use crate::sandbox::{self, Blank, Restoring, Sandbox, Snapshotting, StartError, StartSpec};
 use crate::service::Service;
 use crate::snapshots::{self, Written};
 use crate::text::chain;
@@ -83,11 +83,20 @@ pub async fn serve_orders(service: Arc<Service>, mut orders: mpsc::UnboundedRece
 
 async fn bring_up(service: Arc<Service>, order: Order) {
     let Order { lease, function, task, want, blank } = order;
+    let (lease, blank) = match (lease, blank) {
+        (Some(lease), _) => (lease, None),
+        (None, Some(parked)) => match parked.take().await {
+            Some(Kept::Blank(blank, lease)) => (lease, Some(*blank)),
+            // It died at the very same moment, and has reported that.
+            _ => return,
+        },
+        (None, None) => return,
+    };
     let (Some((key, record)), Some(task)) = (function, task) else {
-        service.pool.bring_up_blank(&service, lease).await;
+        let (run, vcpus) = (service.config.paths.sandboxes(), service.config.sandbox.vcpus);
+        service.pool.bring_up_blank(lease, &run, vcpus).await;
         return;
     };
-    drop(blank);
     let began = Instant::now();
     // Until the end of this: what a start that failed was about is told before it is reported.
     let report = lease.report();
@@ -100,6 +109,7 @@ async fn bring_up(service: Arc<Service>, order: Order) {
         log: service.logs.of(&record.name),
         phases: Phases::start(),
         tail: Tail::default(),
+        blank,
         build: None,
     };
     let (ended, build) = start.run(lease, task, want).await;
@@ -121,6 +131,8 @@ struct Start<'a> {
     log: Arc<FunctionLog>,
     phases: Phases,
     tail: Tail,
+    /// What it comes up in.
+    blank: Option<Blank>,
     /// The duty to make the snapshot.
     build: Option<Build>,
 }
@@ -233,7 +245,8 @@ impl Start<'_> {
         let base = snapshot.base.as_ref().map(|base| base.dir.as_path());
         let restoring = Restoring { snapshot: &snapshot.dir, base, mode, record: watch.is_some() };
         let log = Arc::clone(&self.log);
-        match sandbox::restore(spec, restoring, log, lease, &mut self.phases).await {
+        let blank = self.blank.take();
+        match sandbox::restore(spec, blank, restoring, log, lease, &mut self.phases).await {
             Ok(sandbox) => {
                 service.store.touch_snapshot(&snapshot.record);
                 let tape = watch.map(|(watch, recording)| {
@@ -262,9 +275,10 @@ impl Start<'_> {
             }
         };
         let (log, phases, tail) = (Arc::clone(&self.log), &mut self.phases, &mut self.tail);
+        let blank = self.blank.take();
         let cold = match &base {
-            Some(base) => sandbox::cold_from_base(spec, &base.dir, log, lease, phases, tail).await,
-            None => sandbox::cold(spec, log, lease, phases, tail).await,
+            Some(base) => sandbox::cold_from_base(spec, blank, &base.dir, log, lease, phases, tail).await,
+            None => sandbox::cold(spec, blank, log, lease, phases, tail).await,
         };
         let cold = match cold {
             Ok(cold) => cold,

@@ -89,6 +89,8 @@ async fn run(arguments: &Arguments) -> ExitCode {
     for problem in boot_problem.iter().chain(&config_problem) {
         tracing::warn!("{problem}");
     }
+    // What a hostd that crashed has left.
+    sandbox::Groups::of_machine().clear().await;
     let version = Version::read(&arguments.version_file);
     let mut problems: Vec<String> = config_problem.into_iter().collect();
     let networks = Networks::new(layout(&config, &arguments.config, &facts));

@@ -53,6 +53,7 @@ impl Vm {
     pub fn running(&mut self) -> Outcome<()> {
         match self.control.event()? {
             Event::Running { .. } => Ok(()),
+            Event::Blank { .. } => Err("The monitor is a blank".into()),
             Event::Exited { reason } => Err(format!("The monitor ended: {reason}").into()),
         }
     }

@@ -48,6 +48,9 @@ struct Inbox {
     input_waits: bool,
 }
 
+/// Why a request is refused that can only come first.
+const TOLD_ALREADY: &str = "This monitor knows already what to be";
+
 impl Inbox {
     fn serve_client(&mut self, fd: RawFd, ops: &mut EventOps) {
         let Some(server) = &mut self.server else { return };
@@ -174,9 +177,18 @@ pub(crate) fn run(
         });
     }
     machine.resume()?;
+    let early = lock().server.as_mut().map(Server::waiting).unwrap_or_default();
+    for incoming in early {
+        if let Incoming::Request(client, request) = incoming {
+            lock().requests.push((client, request));
+        }
+    }
     let mut reclaim: Option<Reclaim> = None;
     let reason = loop {
-        let sleep = timeout(lock().input_waits, reclaim.as_ref());
+        let sleep = match &*lock() {
+            inbox if !inbox.requests.is_empty() => 0,
+            inbox => timeout(inbox.input_waits, reclaim.as_ref()),
+        };
         match manager.run_with_timeout(sleep) {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
@@ -249,6 +261,7 @@ fn carry_out(
                 Err(error) => Reply::failed(&error),
             }
         }
+        Request::Start { .. } => Reply { error: Some(TOLD_ALREADY.to_owned()), ..Reply::default() },
         Request::Pause => match machine.pause() {
             Ok(took) => Reply { state: Some(machine.state()), pause_us: Some(took), ..Reply::done() },
             Err(error) => Reply::failed(&error),

@@ -146,6 +146,11 @@ impl Lease {
 }
 
 impl Report {
+    /// It was a blank, and could not be made: the next is tried a little later.
+    pub(super) fn failed_blank(&self) {
+        let _ = self.failed.set(false);
+    }
+
     /// The sandbox did not come up, after `took`: calls that wait for it are told why if no other attempt succeeds.
     pub fn fail(&self, key: &Key, failure: StartFailure, took: Duration) {
         let _ = self.failed.set(failure.is_fatal());

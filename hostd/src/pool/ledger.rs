@@ -40,8 +40,8 @@ pub struct FunctionShape {
 /// A sandbox to be brought up.
 #[derive(Debug)]
 pub struct Order {
-    /// Its lease; with it dropped, the start has failed.
-    pub lease: Lease,
+    /// Its lease; with it dropped, the start has failed. None if it is to come up in a blank, which has it.
+    pub lease: Option<Lease>,
     /// What it is to be; a blank, if nothing.
     pub function: Option<(Key, Arc<FunctionRecord>)>,
     /// For a function: how.
@@ -233,8 +233,8 @@ impl Ledger {
 
     fn act(&mut self, pool: &Arc<Pool>, decision: Decision, leftovers: &mut Vec<Leftover>) {
         match decision {
-            Decision::Start { sandbox, function, call, .. } => {
-                let order = self.order(pool, sandbox, function, call);
+            Decision::Start { sandbox, function, call, in_blank, .. } => {
+                let Some(order) = self.order(pool, sandbox, function, call, in_blank) else { return };
                 if self.closed {
                     leftovers.push(Leftover::Order { _order: Box::new(order) });
                 } else if let Err(mpsc::error::SendError(order)) = self.orders.send(order) {
@@ -266,11 +266,16 @@ impl Ledger {
         sandbox: SandboxId,
         function: Option<FunctionId>,
         call: Option<CallId>,
-    ) -> Order {
+        in_blank: bool,
+    ) -> Option<Order> {
         let ask = call.and_then(|call| self.calls.get(&call)).map(|waiter| waiter.ask);
         let want = ask.map_or(Want::Auto, |ask| ask.want);
         let key = function.and_then(|function| self.keys.get(&function)).cloned();
         let blank = self.slots.remove(&sandbox).and_then(|slot| slot.parked);
+        if in_blank && blank.is_none() {
+            // It is being put away, and reports when it is gone: another start follows.
+            return None;
+        }
         let known = key.as_ref().and_then(|key| self.functions.get(key));
         let name = key.as_deref().unwrap_or("").to_owned();
         let memory_mb = known.map_or(0, |known| private_mb(&known.shape.record));
@@ -286,7 +291,8 @@ impl Ledger {
         {
             *chosen = mode;
         }
-        Order { lease: Lease::new(pool, sandbox), function, task, want, blank }
+        let lease = blank.is_none().then(|| Lease::new(pool, sandbox));
+        Some(Order { lease, function, task, want, blank })
     }
 
     /// What a start of a function does.

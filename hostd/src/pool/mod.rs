@@ -37,7 +37,7 @@ pub use lease::{Lease, SandboxInfo};
 pub use ledger::{FunctionShape, Order, Task, Usage};
 
 use ledger::{Ledger, Verdict};
-use parked::{Kept, Parked};
+pub use parked::{Kept, Parked};
 
 /// Identifies what a sandbox was made of: function, code and configuration. A changed function is another key.
 pub type Key = Arc<str>;

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::Pool;
-use super::blanks::BlankMonitor;
-use crate::sandbox::Sandbox;
+use super::{Lease, Pool};
+use crate::sandbox::{Blank, Sandbox};
 use crate::text::chain;
 
 /// Free memory an idle guest keeps, MiB: its next call begins without waiting for any.
@@ -22,8 +21,8 @@ const GIVING_BACK: Duration = Duration::from_secs(2);
 pub enum Kept {
     /// A sandbox.
     Sandbox(Box<Sandbox>),
-    /// A monitor that is nobody's yet.
-    Blank(BlankMonitor),
+    /// A monitor that is nobody's yet, and what it has booked.
+    Blank(Box<Blank>, Lease),
 }
 
 impl Kept {
@@ -31,7 +30,7 @@ impl Kept {
     pub async fn destroy(self) {
         match self {
             Self::Sandbox(sandbox) => sandbox.destroy().await,
-            Self::Blank(blank) => blank.destroy().await,
+            Self::Blank(blank, _lease) => blank.destroy().await,
         }
     }
 }
@@ -107,7 +106,7 @@ enum Noticed {
 /// Watches it until something is to be told of it. Safe to cancel.
 async fn watch(kept: &mut Kept, lent: &mut bool, reclaim_after: Duration) -> Noticed {
     let sandbox = match kept {
-        Kept::Blank(blank) => {
+        Kept::Blank(blank, _) => {
             blank.idle().await;
             return Noticed::End;
         }
@@ -122,7 +121,7 @@ async fn watch(kept: &mut Kept, lent: &mut bool, reclaim_after: Duration) -> Not
             Ok(bytes) => tracing::debug!(bytes, "Memory given back"),
             Err(error) => tracing::debug!(error = %chain(&error), "No memory given back"),
         }
-        if let Some(private) = sandbox.private_memory().await {
+        if let Some(private) = sandbox.private_memory() {
             return Noticed::Memory(private);
         }
     }

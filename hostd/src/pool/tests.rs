@@ -102,7 +102,7 @@ async fn one_boots_for_all_and_its_failure_is_everybodys() {
     let (_b, second) = bed.call(Want::Auto, PATIENCE);
     bed.waiting(2).await;
     assert!(bed.orders.try_recv().is_err(), "it waits for the snapshot");
-    let report = order.lease.report();
+    let report = order.lease.as_ref().expect("a lease").report();
     drop(order.lease);
     report.fail(&bed.key, StartFailure::Init(b"{}".to_vec()), Duration::from_millis(5));
     drop(report);
@@ -129,7 +129,7 @@ async fn a_start_that_is_lost_is_made_again_a_few_times() {
     for _ in 0..Config::default().max_start_failures {
         let order = bed.order().await;
         assert!(matches!(order.task, Some(Task::Cold(Some(_)))));
-        let report = order.lease.report();
+        let report = order.lease.as_ref().expect("a lease").report();
         report.fail(&bed.key, StartFailure::Network(unknown_tenant()), Duration::ZERO);
         drop(report);
         drop(order);

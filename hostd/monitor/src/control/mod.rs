@@ -1,10 +1,12 @@
 //! The control socket: one JSON object per line each way.
 //!
 //! The monitor sends [`Event`]s (they have an `event` field) and answers each [`Request`] with one [`Reply`] (it
-//! has an `ok` field), in order. An event may come between a request and its reply.
+//! has an `ok` field), in order. An event may come between a request and its reply. [`Request::Start`] has no reply of
+//! its own: what the monitor then says is what one says that was started with these arguments.
 
 mod client;
 mod line;
+mod pass;
 mod server;
 
 use std::path::PathBuf;
@@ -14,12 +16,19 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use line::{LINE_LIMIT, LineBuffer, LineError};
-pub(crate) use server::{Incoming, Server, ServerError};
+pub use pass::send_with;
+pub(crate) use server::{Incoming, Server, ServerError, Told};
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
+    /// Tell a blank what to be, once. A descriptor that is passed along is the queue of its network device.
+    Start {
+        /// What would have been said on the command line of a monitor, from `boot` or `restore` on, without
+        /// `--control`; the queue is `fd:1` there.
+        arguments: Vec<String>,
+    },
     /// Stop the vCPUs. Fine when they stand already.
     Pause,
     /// Let the vCPUs go on. Fine when they run already.
@@ -119,7 +128,17 @@ pub enum RunState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// Sent right before the first `KVM_RUN`, and as the first line to a client who connects later.
+    /// Sent by a blank once it waits to be told what to be.
+    Blank {
+        /// How many vCPUs it has.
+        vcpus: u8,
+        /// CPU time of the process from its start until now, in microseconds.
+        setup_cpu_us: u64,
+        /// Wall-clock time from the start of `main` until now, in microseconds.
+        setup_wall_us: u64,
+    },
+    /// Sent right before the first `KVM_RUN`, and as the first line to a client who connects later. What a blank took
+    /// counts from when it was told what to be.
     Running {
         /// CPU time of the process from its start until now, in microseconds, system calls included.
         setup_cpu_us: u64,
@@ -152,6 +171,10 @@ mod tests {
                 Request::Reclaim { leave_mb: 16, within_ms: 500 },
             ),
             (r#"{"op":"quit"}"#, Request::Quit),
+            (
+                r#"{"op":"start","arguments":["boot","--kernel","/k"]}"#,
+                Request::Start { arguments: ["boot", "--kernel", "/k"].map(str::to_owned).into() },
+            ),
             (
                 r#"{"op":"snapshot","dir":"/a","sync":true}"#,
                 Request::Snapshot { dir: "/a".into(), sync: true },

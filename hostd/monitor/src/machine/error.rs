@@ -22,6 +22,14 @@ pub enum StartError {
     /// A vCPU.
     #[error("Cannot set up the vCPUs")]
     Vcpu(#[source] VcpuError),
+    /// What was prepared is for another kind of microVM.
+    #[error("The microVM needs {needed} vCPUs, {ready} were prepared")]
+    Vcpus {
+        /// Prepared.
+        ready: u8,
+        /// Wanted.
+        needed: u8,
+    },
     /// vCPU threads.
     #[error("Cannot start the vCPUs")]
     Crew(#[from] CrewError),

@@ -1,5 +1,6 @@
 //! A microVM: made by booting or restoring, then run, paused, saved.
 
+mod bare;
 mod config;
 mod devices;
 mod error;
@@ -13,6 +14,7 @@ use kvm_ioctls::Kvm;
 use mote_virtio::net::{NetCounters, NetCounts};
 use mote_virtio::{Balloon, BalloonControl, Net};
 
+pub(crate) use bare::Bare;
 pub(crate) use config::{BootConfig, Drive, RestoreConfig, SerialTarget, VsockEnds};
 pub use error::StartError;
 pub(crate) use reclaim::{Reclaim, Reclaimed};
@@ -25,6 +27,7 @@ use crate::memory::{self, Extent, GuestRam, Handler, Populator, Uffd};
 use crate::meter::Meter;
 use crate::snapshot::{self, DriveInfo, HostFacts, Mismatch, STATE_FILE, SnapshotError};
 use crate::vm::{self, Crew, CrewError, ExitSignal, VcpuBus, Vm};
+use bare::Plugged;
 
 /// A microVM. Fields are dropped in order: first the threads, last the memory the guest writes to.
 #[derive(Debug)]
@@ -69,33 +72,27 @@ struct Facts {
 const SECTOR: u64 = 512;
 
 impl Machine {
-    /// Makes a microVM that is about to enter its kernel.
+    /// Makes a microVM that is about to enter its kernel, of what was prepared for it if anything was.
     pub(crate) fn boot(
         config: BootConfig,
+        ready: Option<Bare>,
         exit: &Arc<ExitSignal>,
         meter: &mut Meter,
     ) -> Result<Self, StartError> {
-        let kvm = meter.kvm(vm::open_kvm)?;
-        let template = meter.kvm(|| vm::cpu_template(&kvm, config.vcpus))?;
-        meter.phase("open KVM, CPUID");
+        let bare = Bare::fitting(ready, config.vcpus, meter)?;
         let bytes = u64::from(config.memory_mib) << 20;
         let mut ram = GuestRam::new(bytes).map_err(|error| StartError::Memory(crate::error_chain(&error)))?;
         meter.phase("map memory");
-        let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
-        meter.phase("create VM");
-        let mut vcpus = Vec::new();
-        for id in 0..config.vcpus {
-            let vcpu = meter.kvm(|| vm.vcpu(id))?;
+        let Plugged { kvm, template, vm, vcpus } = bare.plug(&ram, meter)?;
+        for vcpu in &vcpus {
             meter
                 .kvm(|| {
-                    vcpu.set_cpuid(&template.for_vcpu(id))?;
                     vcpu.set_boot_msrs()?;
                     vcpu.set_local_interrupts()
                 })
                 .map_err(StartError::Vcpu)?;
-            vcpus.push(vcpu);
         }
-        meter.phase("create vCPUs");
+        meter.phase("set up vCPUs");
 
         let mut blocks = Vec::new();
         let mut drives = Vec::new();
@@ -159,9 +156,10 @@ impl Machine {
         })
     }
 
-    /// Makes a microVM that is about to go on where it was saved.
+    /// Makes a microVM that is about to go on where it was saved, of what was prepared for it if anything was.
     pub(crate) fn restore(
         config: RestoreConfig,
+        ready: Option<Bare>,
         exit: &Arc<ExitSignal>,
         meter: &mut Meter,
     ) -> Result<Self, StartError> {
@@ -174,33 +172,27 @@ impl Machine {
         snapshot::check_host(dir, &info, &host)?;
         snapshot::check_memory_size(dir, &info)?;
         meter.phase("read state");
-        let kvm = meter.kvm(vm::open_kvm)?;
-        let template = meter.kvm(|| vm::cpu_template(&kvm, info.vcpus))?;
-        if template.hash() != info.cpuid_hash {
-            let (needed, found) = (info.cpuid_hash, template.hash());
+        let bare = Bare::fitting(ready, info.vcpus, meter)?;
+        let cpuid_hash = bare.template().hash();
+        if cpuid_hash != info.cpuid_hash {
+            let (needed, found) = (info.cpuid_hash, cpuid_hash);
             let source = Mismatch { property: "CPUID hash", needed, found };
             return Err(SnapshotError::Incompatible { dir: config.dir, source }.into());
         }
-        meter.phase("open KVM, CPUID");
         let restored = memory::restore::restore(dir, &info, config.base.as_deref(), config.options)?;
         let (ram, pagers) = Pagers::take(restored)?;
         meter.phase("map memory");
-        let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
-        meter.phase("create VM");
-        let mut vcpus = Vec::new();
-        for (id, state) in (0u8..).zip(&saved.vcpus) {
-            let vcpu = meter.kvm(|| vm.vcpu(id))?;
+        let Plugged { kvm, template, vm, vcpus } = bare.plug(&ram, meter)?;
+        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
             meter
                 .kvm(|| {
                     vm::check_xsave(vm.xsave_size())?;
-                    vcpu.set_cpuid(&template.for_vcpu(id))?;
                     vcpu.match_tsc(info.tsc_khz, vm.tsc_scalable(), template.has_deadline_timer())?;
                     vcpu.restore(state)
                 })
                 .map_err(StartError::RestoreVcpu)?;
-            vcpus.push(vcpu);
         }
-        meter.phase("create and restore vCPUs");
+        meter.phase("restore vCPUs");
         meter.kvm(|| vm.restore(&saved.vm)).map_err(StartError::RestoreVm)?;
         meter.phase("restore interrupt controllers");
 
