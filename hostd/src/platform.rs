@@ -137,7 +137,12 @@ impl Appliance {
             Ok(Err(error)) => {
                 match &error {
                     // As many as people care to send: counted at /system/status.
-                    ServeError::Refused(Refusal::Full { .. } | Refusal::Expired { .. } | Refusal::HungUp) => {
+                    ServeError::Refused(
+                        Refusal::Full { .. }
+                        | Refusal::Expired { .. }
+                        | Refusal::Hopeless { .. }
+                        | Refusal::HungUp,
+                    ) => {
                         tracing::debug!(function = %name, error = %chain(&error), "Call refused");
                     }
                     _ => tracing::warn!(function = %name, error = %chain(&error), "Call failed"),
@@ -270,12 +275,16 @@ fn serve_error(error: &ServeError) -> ApiError {
 
 fn refused(refusal: &Refusal, message: String) -> ApiError {
     match refusal {
-        Refusal::Expired { bound: Bound::Tenant(TenantBound { places: true, .. }), retry_after, .. } => {
-            ApiError::Unavailable { message, retry_after: *retry_after }
+        Refusal::Expired { bound, retry_after, .. } | Refusal::Hopeless { bound, retry_after, .. } => {
+            let retry_after = *retry_after;
+            match bound {
+                Bound::Tenant(TenantBound { places: true, .. }) => {
+                    ApiError::Unavailable { message, retry_after }
+                }
+                _ => ApiError::no_capacity(message, retry_after),
+            }
         }
-        Refusal::Full { retry_after, .. } | Refusal::Expired { retry_after, .. } => {
-            ApiError::no_capacity(message, *retry_after)
-        }
+        Refusal::Full { retry_after, .. } => ApiError::no_capacity(message, *retry_after),
         Refusal::TooBig { .. } => ApiError::InvalidParameterValue(message),
         Refusal::Forbidden => ApiError::no_capacity(message, FORBIDDEN_RETRY),
         Refusal::Failed(failure) => match failure.as_ref() {

@@ -360,16 +360,14 @@ impl Ledger {
                 "max_queue of network.tenants",
             ),
             Why::QueueFull => full(format!("{waiting} calls wait already"), "scheduling.max_queue"),
-            Why::Hopeless => {
-                let waits = known.and_then(|known| self.scheduler.function(known.id)).unwrap_or_default();
-                full(
-                    format!(
-                        "{} calls of the function wait, so that this one's turn would come too late",
-                        waits.waiting
-                    ),
-                    "sandbox.queue_s",
-                )
-            }
+            Why::Hopeless => Refusal::Hopeless {
+                bound: known.map_or(Bound::Memory, |known| self.bound(known)),
+                waiting: known
+                    .and_then(|known| self.scheduler.function(known.id))
+                    .unwrap_or_default()
+                    .waiting,
+                retry_after,
+            },
             Why::Expired => Refusal::Expired {
                 bound: known.map_or(Bound::Memory, |known| self.bound(known)),
                 waited_s: waiter.since.elapsed().as_secs(),

@@ -149,6 +149,20 @@ pub enum Refusal {
         /// When another attempt may be worth it.
         retry_after: Duration,
     },
+    /// Nothing will become free in time, by what calls take of late.
+    #[error(
+        "{bound}, and {waiting} calls of the function wait: this one's turn would come too late (sandbox.queue_s); try \
+         again in {} s",
+        retry_after.as_secs().max(1)
+    )]
+    Hopeless {
+        /// What there is not enough of.
+        bound: Bound,
+        /// Calls of the function that wait.
+        waiting: u32,
+        /// When another attempt may be worth it.
+        retry_after: Duration,
+    },
     /// The function needs more than the machine can ever give.
     #[error(
         "The function needs {needed_mb} MiB, this machine can give {capacity_mb} MiB to a function of its tenant; \
