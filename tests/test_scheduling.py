@@ -8,7 +8,7 @@ import pytest
 from mote import census, client, packages
 from mote.client import create, invoke
 
-IDLE_S = 12
+IDLE_S = 20
 RECLAIM_S = 1
 # What the probe takes and lets go again, MB, and how much of it the machine must have back.
 EATEN_MB = 96
@@ -53,16 +53,21 @@ def until(what, limit_s=30.0):
     return value
 
 
+def booked_less(machine, memory_mb):
+    (sandbox,) = machine.get("/system/sandboxes").json
+    return sandbox if sandbox["memory_mb"] <= memory_mb else None
+
+
 def test_an_idle_sandbox_gives_back_memory_and_has_it_when_it_is_called(machine, lambdas):
     assert invoke(lambdas, "probe", {"op": "eat", "megabytes": EATEN_MB}).error is None
     full = available_mb(machine)
     assert invoke(lambdas, "probe", {"op": "let_go"}).json["whole"]
     (before,) = machine.get("/system/sandboxes").json
     gained = until(lambda: (more := available_mb(machine) - full) >= BACK_MB and more, IDLE_S - 2)
-    (after,) = machine.get("/system/sandboxes").json
-    assert gained, f"{available_mb(machine) - full} MB of {EATEN_MB} came back; {before} {after}"
+    assert gained, f"{available_mb(machine) - full} MB of {EATEN_MB} came back"
     # It is booked with what it holds now, not with what it may come to hold.
-    assert after["pid"] == before["pid"] and after["memory_mb"] <= before["memory_mb"] - BACK_MB, (before, after)
+    after = until(lambda: booked_less(machine, before["memory_mb"] - BACK_MB), IDLE_S - 2)
+    assert after and after["pid"] == before["pid"], (before, after, machine.get("/system/sandboxes").json)
     # All of it is the guest's again.
     again = invoke(lambdas, "probe", {"op": "eat", "megabytes": EATEN_MB})
     assert (again.error, again.served_by) == (None, "warm"), str(again)

@@ -14,7 +14,7 @@ use crate::text::chain;
 const KEPT_FREE_MB: u32 = 8;
 
 /// Bound on a guest giving memory back. A call that comes meanwhile does not wait for that.
-const GIVING_BACK: Duration = Duration::from_secs(2);
+const GIVING_BACK: Duration = Duration::from_secs(10);
 
 /// What is kept.
 #[derive(Debug)]
