@@ -76,8 +76,7 @@ pub async fn update_code(
     let store = service.store.clone();
     let record =
         blocking(move || store.update_code(&name, expected, code)).await.map_err(DeployError::Store)?;
-    service.register(&record);
-    service.forget(&before).await;
+    service.replace(&before, &record).await;
     Ok(record)
 }
 
@@ -130,8 +129,7 @@ pub async fn update_config(
     };
     let (record, stale) = blocking(update).await.map_err(DeployError::Store)?;
     if service.fingerprint(&record) != service.fingerprint(&before) {
-        service.register(&record);
-        service.forget(&before).await;
+        service.replace(&before, &record).await;
         let (store, name) = (service.store.clone(), record.name.clone());
         // By its folder: a snapshot of the new configuration may be there already and stays.
         blocking(move || match stale {

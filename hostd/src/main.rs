@@ -4,6 +4,7 @@
 
 mod bases;
 mod boot;
+mod bring_up;
 mod census;
 mod config;
 mod deploy;
@@ -125,7 +126,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     serve_until_told(listener, &appliance, &config).await;
     if let Some(service) = service {
         service.loaders.stop();
-        let evicted = service.pool.evict_all().await;
+        let evicted = service.pool.close().await;
         let store = service.store.clone();
         if let Err(error) = service::blocking(move || store.close()).await {
             tracing::error!(error = %chain(&error), "The store did not close cleanly");

@@ -14,13 +14,15 @@ use mote_api::{
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::boot::BootFacts;
+use crate::bring_up::StartFailure;
 use crate::census::Census;
 use crate::deploy::{self, DeployError};
 use crate::network::JoinError;
-use crate::pool::{Refusal, Snapshot, Want};
+use crate::pool::{Bound, MONITOR_OVERHEAD_MB, Refusal, Snapshot, TenantBound, Want};
 use crate::sandbox::{Paging, StartError};
 use crate::serve::{self, Call, ServeError, Served};
 use crate::service::{Service, blocking};
@@ -35,6 +37,9 @@ const TAG_ATTEMPTS: usize = 8;
 
 /// When a caller who found no room should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// When a caller of a function that is shut off should.
+const FORBIDDEN_RETRY: Duration = Duration::from_secs(60);
 
 /// The machine as the front door sees it. Without a data disk there is no service, but it still answers.
 #[derive(Debug)]
@@ -124,11 +129,24 @@ impl Appliance {
         let function = self.find(&request.function).await?;
         let service = Arc::clone(self.service()?);
         let name = request.function.clone();
-        // In a task: the call ends in order even if its caller hangs up.
-        match tokio::spawn(serve::serve(service, call(function, request, record))).await {
+        // Dropped when the caller hangs up.
+        let (_caller, listening) = oneshot::channel();
+        // In a task: the call ends in order even then.
+        match tokio::spawn(serve::serve(service, call(function, request, record), listening)).await {
             Ok(Ok(served)) => Ok(served),
             Ok(Err(error)) => {
-                tracing::warn!(function = %name, error = %chain(&error), "Call failed");
+                match &error {
+                    // As many as people care to send: counted at /system/status.
+                    ServeError::Refused(
+                        Refusal::Full { .. }
+                        | Refusal::Expired { .. }
+                        | Refusal::Hopeless { .. }
+                        | Refusal::HungUp,
+                    ) => {
+                        tracing::debug!(function = %name, error = %chain(&error), "Call refused");
+                    }
+                    _ => tracing::warn!(function = %name, error = %chain(&error), "Call failed"),
+                }
                 Err(serve_error(&error))
             }
             Err(error) => Err(ApiError::Service(format!("The call ended abnormally: {error}"))),
@@ -206,8 +224,7 @@ fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call 
         },
         mode: request.restore_mode,
         record,
-        recording: None,
-        unlayered: false,
+        reserved: false,
     }
 }
 
@@ -250,29 +267,45 @@ fn check_tenant(service: &Service, tags: &BTreeMap<String, String>) -> Result<()
 fn serve_error(error: &ServeError) -> ApiError {
     let message = chain(error);
     match error {
-        ServeError::Refused(Refusal::Busy(_)) => ApiError::no_capacity(message, RETRY_AFTER),
-        ServeError::Refused(Refusal::TooBig { .. }) => ApiError::InvalidParameterValue(message),
-        ServeError::Network(JoinError::Quota { .. }) => ApiError::no_capacity(message, RETRY_AFTER),
-        ServeError::Network(JoinError::Full { .. }) => {
-            ApiError::Unavailable { message, retry_after: RETRY_AFTER }
-        }
-        ServeError::Network(JoinError::Unknown { .. }) => ApiError::InvalidParameterValue(message),
+        ServeError::Refused(refusal) => refused(refusal, message),
         ServeError::Deleted => ApiError::ResourceNotFound(message),
-        ServeError::Start(StartError::BootFailed { .. } | StartError::BootTimeout { .. }) => {
-            ApiError::InvalidRuntime(message)
+        ServeError::Broken(_) | ServeError::Unsettled => ApiError::Service(message),
+    }
+}
+
+fn refused(refusal: &Refusal, message: String) -> ApiError {
+    match refusal {
+        Refusal::Expired { bound, retry_after, .. } | Refusal::Hopeless { bound, retry_after, .. } => {
+            let retry_after = *retry_after;
+            match bound {
+                Bound::Tenant(TenantBound { places: true, .. }) => {
+                    ApiError::Unavailable { message, retry_after }
+                }
+                _ => ApiError::no_capacity(message, retry_after),
+            }
         }
-        ServeError::Refused(_)
-        | ServeError::Start(_)
-        | ServeError::Base(_)
-        | ServeError::Broken(_)
-        | ServeError::Unsettled => ApiError::Service(message),
+        Refusal::Full { retry_after, .. } => ApiError::no_capacity(message, *retry_after),
+        Refusal::TooBig { .. } => ApiError::InvalidParameterValue(message),
+        Refusal::Forbidden => ApiError::no_capacity(message, FORBIDDEN_RETRY),
+        Refusal::Failed(failure) => match failure.as_ref() {
+            StartFailure::Network(JoinError::Quota { .. }) => ApiError::no_capacity(message, RETRY_AFTER),
+            StartFailure::Network(JoinError::Full { .. }) => {
+                ApiError::Unavailable { message, retry_after: RETRY_AFTER }
+            }
+            StartFailure::Network(JoinError::Unknown { .. }) => ApiError::InvalidParameterValue(message),
+            StartFailure::Start(StartError::BootFailed { .. } | StartError::BootTimeout { .. }) => {
+                ApiError::InvalidRuntime(message)
+            }
+            _ => ApiError::Service(message),
+        },
+        Refusal::Gone | Refusal::HungUp => ApiError::Service(message),
     }
 }
 
 impl Platform for Appliance {
     fn limits(&self) -> Limits {
         let Some(service) = &self.service else { return Limits::default() };
-        let (_, _, _, capacity_mb) = service.pool.usage();
+        let capacity_mb = service.pool.usage().capacity_mb.saturating_sub(MONITOR_OVERHEAD_MB);
         Limits {
             max_memory_mb: u32::try_from(capacity_mb).unwrap_or(u32::MAX).clamp(128, 10_240),
             runtimes: function::runtimes(&service.config),
@@ -421,7 +454,6 @@ impl Platform for Appliance {
         let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };
         let (run, staged) = (service.config.paths.run.clone(), service.config.paths.data.join("tmp"));
         let census = service::blocking(move || Census::take(&run, &staged)).await;
-        let (alive, idle, used_mb, capacity_mb) = service.pool.usage();
         let store = service.store.clone();
         let space = service::blocking(move || store.space()).await.ok();
         // Read again: init writes it anew when the address changes.
@@ -431,10 +463,7 @@ impl Platform for Appliance {
         fields.insert("clock".to_owned(), json!(facts.clock));
         fields.insert("network".to_owned(), service.networks.describe());
         fields.insert("census".to_owned(), json!(census));
-        fields.insert(
-            "sandboxes".to_owned(),
-            json!({"alive": alive, "idle": idle, "memory_mb": used_mb, "capacity_mb": capacity_mb}),
-        );
+        fields.insert("sandboxes".to_owned(), json!(service.pool.usage()));
         fields.insert(
             "data_disk".to_owned(),
             json!(space.map(|space| json!({"total_bytes": space.total, "free_bytes": space.free}))),

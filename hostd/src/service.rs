@@ -4,17 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mote_api::Wishes;
+use mote_sched::Limits;
 use mote_store::{FunctionRecord, Store, StoreError};
 
 use crate::bases::Bases;
 use crate::boot::BootFacts;
+use crate::bring_up;
 use crate::census::meminfo;
 use crate::config::Config;
 use crate::function::{self, Settings};
 use crate::loaders::Loaders;
 use crate::logs::Logs;
 use crate::network::Networks;
-use crate::pool::Pool;
+use crate::pool::{FunctionShape, Pool, Shape};
 use crate::snapshots;
 use crate::text::chain;
 
@@ -56,7 +58,14 @@ impl Service {
         system: String,
     ) -> Arc<Self> {
         let capacity_mb = (meminfo("MemTotal:") / 1024).saturating_sub(config.sandbox.memory_reserve_mb);
-        let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
+        let (pool, orders) = Pool::new(Shape {
+            scheduling: config.scheduling(),
+            capacity_mb,
+            max_sandboxes: config.sandbox.max_sandboxes,
+            blanks: config.sandbox.blanks,
+            reclaim_after: config.sandbox.reclaim_after(),
+            tenants: config.network.shares(),
+        });
         let service = Arc::new(Self {
             logs: Logs::new(config.log.function_lines),
             bases: Bases::default(),
@@ -69,6 +78,7 @@ impl Service {
             networks,
             system,
         });
+        tokio::spawn(bring_up::serve_orders(Arc::clone(&service), orders));
         // There from the start: what comes and goes below it is the sandboxes' own.
         let folder = service.config.paths.sandboxes();
         // What a hostd that crashed has left; its microVMs ended with it.
@@ -112,10 +122,26 @@ impl Service {
     /// Makes a function callable, from its snapshot if that fits.
     pub fn register(&self, record: &FunctionRecord) {
         let fingerprint = self.fingerprint(record);
+        let key = function::key(record, &fingerprint);
         let snapshot = snapshots::usable(self, record, &fingerprint);
         let unrecorded = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
         let record_due = unrecorded && self.settings(record).records;
-        self.pool.register(&function::key(record, &fingerprint), snapshot, record_due);
+        let tenant = self.settings(record).tenant;
+        let shape = FunctionShape { record: Arc::new(record.clone()), tenant, limits: self.limits(record) };
+        self.pool.register(&key, shape, snapshot, record_due);
+    }
+
+    /// How much of a function there may be at once.
+    fn limits(&self, _: &FunctionRecord) -> Limits {
+        Limits { max_queue: self.config.scheduling.max_queue_function, ..Limits::default() }
+    }
+
+    /// A function is another from now on.
+    pub async fn replace(&self, before: &FunctionRecord, record: &FunctionRecord) {
+        self.register(record);
+        if self.fingerprint(before) != self.fingerprint(record) {
+            self.forget(before).await;
+        }
     }
 
     /// Forgets how the function was; its idle sandboxes are put away.

@@ -22,7 +22,6 @@ pub struct Blank {
     vcpus: u8,
 }
 
-#[allow(dead_code, reason = "nobody keeps blanks ready yet")]
 impl Blank {
     /// Makes one for a microVM with `vcpus` vCPUs; its folder is made below `run`.
     ///
@@ -47,11 +46,6 @@ impl Blank {
     /// Name of the sandbox it is going to be.
     pub fn id(&self) -> &str {
         &self.id
-    }
-
-    /// Number of its vCPUs.
-    pub fn vcpus(&self) -> u8 {
-        self.vcpus
     }
 
     /// Process id, while it runs.

@@ -94,7 +94,7 @@ impl Sandbox {
         resume_bound: Duration,
         tail: &mut Tail,
     ) -> Outcome {
-        self.lease.busy(&self.id, self.monitor.pid());
+        self.lease.name(&self.id, self.monitor.pid());
         let begun = Instant::now();
         let mut outcome =
             Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
@@ -195,6 +195,24 @@ impl Sandbox {
     /// As the monitor says.
     pub async fn touched(&mut self, dir: &Path) -> Result<(), MonitorError> {
         self.monitor.touched(dir).await
+    }
+
+    /// Has the guest give back what it has free but for `leave_mb` MiB, and says how many bytes the host has back after
+    /// at most `within`. Safe to give up at any time. The guest can take calls as before; it is slower at using memory
+    /// it gave back until [`deflate`](Self::deflate).
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn reclaim(&mut self, leave_mb: u32, within: Duration) -> Result<u64, MonitorError> {
+        self.monitor.reclaim(leave_mb, within).await
+    }
+
+    /// Lets the guest have all its memory again. Returns at once; the guest takes it as it needs it.
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn deflate(&mut self) -> Result<(), MonitorError> {
+        self.monitor.deflate().await
     }
 
     /// Brings the microVM to rest for a snapshot, with free memory cleared first for at most `scrub_ms`.

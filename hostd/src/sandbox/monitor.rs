@@ -79,6 +79,10 @@ pub struct Monitor {
     child: Child,
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
+    /// What was read of a line that is not whole yet.
+    partial: Vec<u8>,
+    /// Answers still to come to requests nobody waits for any more.
+    owed: u32,
     said: PathBuf,
     // Behind the process in it.
     group: Option<Group>,
@@ -126,7 +130,8 @@ impl Monitor {
             tracing::warn!(pid, %error, "Cannot expose a monitor to the OOM killer");
         }
         let (reader, writer) = control.into_split();
-        Ok(Self { child, reader: BufReader::new(reader), writer, said, group })
+        let reader = BufReader::new(reader);
+        Ok(Self { child, reader, writer, partial: Vec::new(), owed: 0, said, group })
     }
 
     /// Starts a monitor that waits to be told what to be, and waits until it does. The caller bounds the time.
@@ -167,15 +172,21 @@ impl Monitor {
     }
 
     async fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        let read = (&mut self.reader).take(LINE_LIMIT).read_line(&mut line).await;
+        let left = LINE_LIMIT.saturating_sub(self.partial.len() as u64);
+        // What was read stays in `partial` when the caller gives up.
+        let read = (&mut self.reader).take(left).read_until(b'\n', &mut self.partial).await;
+        let line = String::from_utf8(std::mem::take(&mut self.partial)).ok()?;
         (matches!(read, Ok(1..)) && line.ends_with('\n')).then_some(line)
     }
 
     async fn event(&mut self) -> Result<Event, MonitorError> {
-        match self.line().await.and_then(|line| serde_json::from_str(&line).ok()) {
-            Some(event) => Ok(event),
-            None => Err(self.ended(None).await),
+        loop {
+            let Some(line) = self.line().await else { return Err(self.ended(None).await) };
+            match serde_json::from_str(&line) {
+                Ok(event) => return Ok(event),
+                Err(_) if self.owed > 0 => self.owed -= 1,
+                Err(_) => return Err(self.ended(None).await),
+            }
         }
     }
 
@@ -195,6 +206,8 @@ impl Monitor {
         MonitorError::Ended { status, code, said }
     }
 
+    /// Asks and waits for the answer. A caller who gives up leaves an answer behind, which the next one passes over:
+    /// they come in the order of the requests.
     async fn request(
         &mut self,
         operation: &'static str,
@@ -207,21 +220,21 @@ impl Monitor {
             if self.writer.write_all(&line).await.is_err() {
                 return Err(self.ended(None).await);
             }
+            self.owed += 1;
             loop {
                 let Some(line) = self.line().await else { return Err(self.ended(None).await) };
                 if let Ok(Event::Exited { reason }) = serde_json::from_str(&line) {
                     return Err(self.ended(Some(reason)).await);
                 }
-                match serde_json::from_str::<Reply>(&line) {
-                    Ok(reply) if reply.ok => return Ok(reply),
-                    Ok(reply) => {
-                        return Err(MonitorError::Refused {
-                            operation,
-                            reason: reply.error.unwrap_or_default(),
-                        });
-                    }
-                    Err(_) => {}
+                let Ok(reply) = serde_json::from_str::<Reply>(&line) else { continue };
+                self.owed = self.owed.saturating_sub(1);
+                if self.owed > 0 {
+                    continue;
                 }
+                if reply.ok {
+                    return Ok(reply);
+                }
+                return Err(MonitorError::Refused { operation, reason: reply.error.unwrap_or_default() });
             }
         };
         tokio::time::timeout(bound, exchange)
@@ -268,6 +281,26 @@ impl Monitor {
     pub async fn touched(&mut self, dir: &Path) -> Result<(), MonitorError> {
         let request = Request::Touched { dir: dir.to_owned() };
         self.request("record touched pages", &request, REQUEST_TIMEOUT).await.map(drop)
+    }
+
+    /// Has the guest give back what it has free but for `leave_mb` MiB, and says how many bytes the host has back after
+    /// at most `within`. Safe to give up: whatever is asked of the monitor next ends it there, too.
+    ///
+    /// # Errors
+    /// As the monitor says. A guest that does not answer is no error, it gives nothing.
+    pub async fn reclaim(&mut self, leave_mb: u32, within: Duration) -> Result<u64, MonitorError> {
+        let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        let request = Request::Reclaim { leave_mb, within_ms };
+        let reply = self.request("give memory back", &request, within + REQUEST_TIMEOUT).await?;
+        Ok(reply.reclaimed_bytes.unwrap_or(0))
+    }
+
+    /// Lets the guest have all its memory again, which it takes as it needs it.
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn deflate(&mut self) -> Result<(), MonitorError> {
+        self.request("give memory to the guest", &Request::Deflate, REQUEST_TIMEOUT).await.map(drop)
     }
 
     /// Process id, while it runs.
@@ -346,5 +379,49 @@ impl Waiting {
     /// Ends the process and reaps it.
     pub async fn kill(mut self) {
         self.0.kill().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, Write};
+
+    /// A monitor whose end of the control socket is the test's; its process only waits.
+    fn monitor() -> (Monitor, StdUnixStream) {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (reader, writer) = UnixStream::from_std(ours).unwrap().into_split();
+        let child = Command::new("sleep").arg("60").kill_on_drop(true).spawn().unwrap();
+        let (reader, said) = (BufReader::new(reader), PathBuf::from("said"));
+        (Monitor { child, reader, writer, partial: Vec::new(), owed: 0, said, group: None }, theirs)
+    }
+
+    fn request(theirs: &StdUnixStream) -> Request {
+        let mut line = String::new();
+        std::io::BufReader::new(theirs).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_leaves_no_answer_to_the_next() {
+        let (mut monitor, mut theirs) = monitor();
+        let within = Duration::from_millis(500);
+        let asked = Request::Reclaim { leave_mb: 16, within_ms: 500 };
+        let gives_up = Duration::from_millis(20);
+        assert!(tokio::time::timeout(gives_up, monitor.reclaim(16, within)).await.is_err());
+        assert_eq!(request(&theirs), asked);
+        // Half of an answer is there when the next one gives up.
+        theirs.write_all(br#"{"ok":true,"recl"#).unwrap();
+        assert!(tokio::time::timeout(gives_up, monitor.deflate()).await.is_err());
+        assert_eq!(request(&theirs), Request::Deflate);
+        theirs.write_all(b"aimed_bytes\":4096}\n{\"ok\":true}\n").unwrap();
+        theirs.write_all(b"{\"ok\":true,\"reclaimed_bytes\":8192}\n").unwrap();
+        assert_eq!(monitor.reclaim(16, within).await.unwrap(), 8192);
+        assert_eq!(request(&theirs), asked);
+
+        assert!(tokio::time::timeout(gives_up, monitor.reclaim(16, within)).await.is_err());
+        theirs.write_all(b"{\"ok\":true}\n{\"event\":\"exited\",\"reason\":\"quit\"}\n").unwrap();
+        assert!(matches!(monitor.event().await.unwrap(), Event::Exited { reason } if reason == "quit"));
     }
 }

@@ -46,6 +46,18 @@ pub enum Request {
         /// Folder; it exists.
         dir: PathBuf,
     },
+    /// Have the guest give back to the host what it has free, but for `leave_mb` MiB, and no more than this process has
+    /// memory of its own. Answered when it has, or after `within_ms` milliseconds, or when another request comes. Ends a
+    /// record of what the guest touches.
+    Reclaim {
+        /// MiB that the guest keeps free.
+        leave_mb: u32,
+        /// How long it is waited for; at most a minute.
+        within_ms: u32,
+    },
+    /// Let the guest have all its memory again. Answered at once; the guest takes it in its own time, and sooner if it
+    /// needs it.
+    Deflate,
     /// Say how things are.
     Status,
     /// End the microVM and the monitor.
@@ -79,6 +91,12 @@ pub struct Reply {
     /// [`memory_checksum`](crate::snapshot::memory_checksum).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_checksum: Option<String>,
+    /// Bytes the host has back: by how much less memory this process has of its own than before (reclaim).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaimed_bytes: Option<u64>,
+    /// Bytes of its memory the guest says it does without (reclaim, status).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon_bytes: Option<u64>,
     /// What passed through the network device since it was made, and what did not (status; absent without one).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<NetCounts>,
@@ -147,6 +165,11 @@ mod tests {
             (r#"{"op":"pause"}"#, Request::Pause),
             (r#"{"op":"resume"}"#, Request::Resume),
             (r#"{"op":"status"}"#, Request::Status),
+            (r#"{"op":"deflate"}"#, Request::Deflate),
+            (
+                r#"{"op":"reclaim","leave_mb":16,"within_ms":500}"#,
+                Request::Reclaim { leave_mb: 16, within_ms: 500 },
+            ),
             (r#"{"op":"quit"}"#, Request::Quit),
             (
                 r#"{"op":"start","arguments":["boot","--kernel","/k"]}"#,

@@ -88,6 +88,9 @@ pub enum StartError {
     /// No microVM has two.
     #[error("The snapshot has more than one network device")]
     TwoNets,
+    /// Every microVM has one.
+    #[error("The snapshot has not one balloon")]
+    Balloons,
     /// An event descriptor.
     #[error("Cannot create an event")]
     Event(#[source] io::Error),
@@ -136,6 +139,7 @@ impl StartError {
                 | Self::RestoreSerial(_)
                 | Self::NoNet
                 | Self::TwoNets
+                | Self::Balloons
         )
     }
 }

@@ -4,18 +4,20 @@ mod bare;
 mod config;
 mod devices;
 mod error;
+mod reclaim;
 mod save;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
-use mote_virtio::Net;
 use mote_virtio::net::{NetCounters, NetCounts};
+use mote_virtio::{Balloon, BalloonControl, Net};
 
 pub(crate) use bare::Bare;
 pub(crate) use config::{BootConfig, Drive, RestoreConfig, SerialTarget, VsockEnds};
 pub use error::StartError;
+pub(crate) use reclaim::{Reclaim, Reclaimed};
 
 use crate::boot;
 use crate::control::RunState;
@@ -39,6 +41,7 @@ pub(crate) struct Machine {
     state: RunState,
     facts: Facts,
     traffic: Option<NetCounters>,
+    balloon: BalloonControl,
 }
 
 /// Who works on the memory of a restored microVM. None of them outlives it, and the vCPUs, which wait for them, end
@@ -100,7 +103,9 @@ impl Machine {
         }
         let net = config.net.map(Net::new).transpose()?;
         let traffic = net.as_ref().map(Net::counters);
-        let parts = devices::fresh(blocks, config.cid, config.vsock, net)?;
+        let balloon = Balloon::new();
+        let control = balloon.control();
+        let parts = devices::fresh(blocks, config.cid, config.vsock, balloon, net)?;
         let transports = devices::assemble(parts, ram.memory())?;
         meter.phase("make devices");
         let serial_irq = devices::event()?;
@@ -137,7 +142,18 @@ impl Machine {
         };
         meter.phase("gather facts");
         let pagers = Pagers::default();
-        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts, traffic })
+        Ok(Self {
+            crew,
+            pagers,
+            vm,
+            kvm,
+            bus,
+            ram,
+            state: RunState::Paused,
+            facts,
+            traffic,
+            balloon: control,
+        })
     }
 
     /// Makes a microVM that is about to go on where it was saved, of what was prepared for it if anything was.
@@ -189,7 +205,9 @@ impl Machine {
             drives.iter().zip(&blocks).map(|(drive, block)| drive_info(drive, block.sectors())).collect();
         let net = devices::saved_net(&saved.devices.virtio, config.net)?;
         let traffic = net.as_ref().map(Net::counters);
-        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock, net)?;
+        let balloon = Balloon::new();
+        let control = balloon.control();
+        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock, balloon, net)?;
         let transports = devices::assemble(parts, ram.memory())?;
         meter.phase("make devices");
         let serial_irq = devices::event()?;
@@ -213,7 +231,18 @@ impl Machine {
             drives: recorded,
             cid: info.cid,
         };
-        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts, traffic })
+        Ok(Self {
+            crew,
+            pagers,
+            vm,
+            kvm,
+            bus,
+            ram,
+            state: RunState::Paused,
+            facts,
+            traffic,
+            balloon: control,
+        })
     }
 
     /// The devices.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test may fail the test")]
 
+mod balloon;
 mod blank;
 mod damage;
 mod net;

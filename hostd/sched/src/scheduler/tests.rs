@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admission::Part;
-use crate::config::{Binding, MIB};
+use crate::config::{Binding, Limits, MIB};
 use crate::events::{Refusal, Retirement};
 use crate::ids::CallId;
 use crate::policy::{Eviction, KeepAlive, Placement, Warm};
@@ -97,13 +97,63 @@ fn blanks_are_made_used_and_made_again() {
 }
 
 #[test]
+fn while_a_snapshot_is_made_calls_wait_for_it() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    let tenant = world.tenant();
+    let f = world.register(FunctionSpec {
+        limits: Limits { provisioned: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
+    world.starts.clear();
+    world.tell(Event::Building { function: f });
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.run_ms(150);
+    assert!(world.handed.is_empty());
+    // The two that were on their way before serve, and serve again.
+    world.run_ms(2500);
+    assert_eq!((world.handed.len(), world.starts.len()), (3, 0));
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.tell(Event::Snapshot { function: f, shared: Some(0) });
+    assert_eq!(world.starts.len(), 1);
+    world.run(10);
+    assert_eq!((world.handed.len(), world.open()), (6, 0));
+}
+
+#[test]
+fn a_fresh_call_has_a_sandbox_of_its_own_or_none() {
+    let mut world = World::new(fixed(), &[node(250)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.call(f, 60);
+    world.run(3);
+    let fresh = world.call_fresh(f, Duration::from_secs(60));
+    assert_eq!(world.starts.len(), 2, "although one is idle");
+    let ordinary = world.call(f, 60);
+    world.run_ms(500);
+    let by = |call: CallId| world.handed.iter().find(|hand| hand.call == call).map(|hand| hand.sandbox);
+    assert_eq!(by(fresh), Some(world.starts[1].sandbox));
+    assert_eq!(by(ordinary), Some(world.starts[0].sandbox));
+    world.run_ms(100);
+    let none = world.call_fresh(f, Duration::from_secs(60));
+    assert!(matches!(world.refused[..], [(call, Refusal::NoRoom, _)] if call == none));
+    world.run(10);
+    assert_eq!(world.open(), 0);
+}
+
+#[test]
 fn limits_refuse_at_once_and_say_when_to_try_again() {
     let mut world = World::new(Config { max_queue: 3, ..fixed() }, &[node(100)]);
     let tenant = world.tenant();
     let few = world.scheduler.add_tenant(TenantSpec { max_queue: 1, ..TenantSpec::default() });
-    let f = world.register(FunctionSpec { concurrency: 1, max_queue: 2, ..function(tenant, 100) });
+    let f = world.register(FunctionSpec {
+        limits: Limits { concurrency: 1, max_queue: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
     let g = world.register(function(few, 100));
-    let never = world.register(FunctionSpec { concurrency: 0, ..function(tenant, 10) });
+    let never = world.register(FunctionSpec {
+        limits: Limits { concurrency: 0, ..Limits::default() },
+        ..function(tenant, 10)
+    });
     let big = world.register(function(tenant, 101));
     let reason = |world: &mut World, function| {
         let call = world.call(function, 60);
@@ -126,11 +176,38 @@ fn limits_refuse_at_once_and_say_when_to_try_again() {
 }
 
 #[test]
+fn a_call_whose_turn_would_come_too_late_is_told_so_at_once() {
+    let mut world = World::new(fixed(), &[node(200)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.call_ms.insert(f, 980);
+    (0..2).for_each(|_| _ = world.call(f, 60));
+    world.run(3);
+    // Two at once, nearly a second each: the ninth of those that wait would have its turn after more than four.
+    (0..10).for_each(|_| _ = world.call(f, 4));
+    assert_eq!(world.refused, []);
+    world.call(f, 4);
+    assert!(
+        matches!(world.refused[..], [(_, Refusal::Hopeless, after)] if after >= Duration::from_secs(4)),
+        "{:?}",
+        world.refused
+    );
+    world.run(10);
+    assert_eq!((world.refused.len(), world.open()), (1, 0));
+}
+
+#[test]
 fn reserved_is_kept_and_provisioned_is_there() {
     let mut world = World::new(Config { fixed_s: 1.0, ..fixed() }, &[node(1000)]);
     let tenant = world.scheduler.add_tenant(TenantSpec { max_concurrency: 3, ..TenantSpec::default() });
-    let f = world.register(FunctionSpec { provisioned: 2, ..function(tenant, 100) });
-    let g = world.register(FunctionSpec { reserved: 1, ..function(tenant, 100) });
+    let f = world.register(FunctionSpec {
+        limits: Limits { provisioned: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
+    let g = world.register(FunctionSpec {
+        limits: Limits { reserved: 1, ..Limits::default() },
+        ..function(tenant, 100)
+    });
     assert_eq!(world.starts.len(), 2);
     world.run(30);
     assert_eq!(world.scheduler.function(f).unwrap().idle, 2, "kept for ever");
