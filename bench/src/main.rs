@@ -1,6 +1,7 @@
 //! Every performance claim as a runnable comparison.
 
 mod appliance;
+mod blank;
 mod burst;
 mod client;
 mod disk;
@@ -41,6 +42,8 @@ struct Arguments {
 enum Bench {
     /// CPU time of a monitor before its guest runs: ELF and bzImage kernels (native, needs /dev/kvm).
     Monitor(monitor::Options),
+    /// A microVM in a process that is started for it and in one that waited, until its guest runs (native, needs /dev/kvm).
+    Blank(blank::Options),
     /// One call served from a snapshot on disk, with its memory brought back in different ways (native, needs /dev/kvm).
     Paging(paging::Options),
     /// The same with what makes it quick added one step at a time (native, needs /dev/kvm).
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match &arguments.bench {
         Bench::Monitor(options) => monitor::run(options, arguments.runs),
+        Bench::Blank(options) => blank::run(options, arguments.runs),
         Bench::Paging(options) => paging::run(options, arguments.runs),
         Bench::Steps(options) => paging::steps(options, arguments.runs),
         Bench::Network(options) => network::run(options, arguments.runs),

@@ -9,7 +9,6 @@ mod seat;
 mod session;
 mod start;
 
-#[allow(unused_imports, reason = "nobody keeps blanks ready yet")]
 pub use blank::Blank;
 pub use cgroup::Groups;
 pub use monitor::MonitorError;
@@ -184,7 +183,6 @@ impl Sandbox {
 
     /// Bytes of memory that only this sandbox has, guest and monitor together: what its end would give back. Without a
     /// control group the kernel has to look at every page for that.
-    #[allow(dead_code, reason = "nobody asks yet")]
     pub fn private_memory(&self) -> Option<u64> {
         self.monitor.anonymous().or_else(|| self.monitor.pid().and_then(paging::private_dirty))
     }
