@@ -6,6 +6,7 @@ mod bases;
 mod boot;
 mod bring_up;
 mod census;
+mod concurrency;
 mod config;
 mod deploy;
 mod function;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mote_api::{
-    ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health, Identity,
-    InvokeReply, InvokeRequest, LATEST, Limits, Platform, StartPreference, TagChange, UpdateCode,
-    UpdateConfiguration, UpdateState, Wishes,
+    Account, ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health,
+    InvokeReply, InvokeRequest, LATEST, Limits, Platform, Provisioned, StartPreference, TagChange,
+    UpdateCode, UpdateConfiguration, UpdateState, Wishes,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,13 +27,13 @@ use crate::sandbox::{Paging, StartError};
 use crate::serve::{self, Call, ServeError, Served};
 use crate::service::{Service, blocking};
 use crate::text::chain;
-use crate::{Version, function, service, snapshots};
+use crate::{Version, concurrency, function, service, snapshots};
 
 /// How often a call is made to be recorded: the clean snapshot is made durable behind the call that made it.
 const RECORDING_TRIES: usize = 3;
 
-/// How often a change of tags that another change overtook is made again.
-const TAG_ATTEMPTS: usize = 8;
+/// How often a change of tags or of concurrency that another change overtook is made again.
+const CHANGE_ATTEMPTS: usize = 8;
 
 /// When a caller who found no room should try again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -94,9 +94,10 @@ impl Appliance {
         match error {
             DeployError::Package(error) if error.is_host_fault() => ApiError::Service(message),
             DeployError::Handler(mote_package::HandlerError::Image { .. }) => ApiError::Service(message),
-            DeployError::Package(_) | DeployError::Handler(_) | DeployError::Runtime { .. } => {
-                ApiError::InvalidParameterValue(message)
-            }
+            DeployError::Package(_)
+            | DeployError::Handler(_)
+            | DeployError::Runtime { .. }
+            | DeployError::Concurrency(_) => ApiError::InvalidParameterValue(message),
             DeployError::Store(error) => match error {
                 StoreError::NoSpace { .. } | StoreError::ReadOnly => ApiError::CodeStorageExceeded(message),
                 StoreError::Exists { name } => ApiError::function_exists(name),
@@ -125,6 +126,31 @@ impl Appliance {
         self.service()?.look_up(name).await.ok_or_else(|| self.not_found(name))
     }
 
+    /// Makes a change to a function's configuration, again if another change was quicker. One that changes nothing is
+    /// none.
+    async fn reconfigure(
+        &self,
+        name: &str,
+        change: impl Fn(&mut FunctionConfig) -> Result<(), ApiError>,
+    ) -> Result<FunctionRecord, ApiError> {
+        let service = self.writable()?;
+        for _ in 0..CHANGE_ATTEMPTS {
+            let before = self.find(name).await?;
+            let mut config = before.config.clone();
+            change(&mut config)?;
+            if config == before.config {
+                return Ok(before);
+            }
+            let set = move |current: &mut FunctionConfig| *current = config;
+            match deploy::update_config(service, name.to_owned(), Some(before.revision_id), set).await {
+                // Changed meanwhile: to be made to what it is now.
+                Err(DeployError::Store(StoreError::Conflict { .. })) => {}
+                updated => return updated.map_err(|error| self.deploy_error(&error)),
+            }
+        }
+        Err(ApiError::update_in_progress(&self.identity().function_arn(name)))
+    }
+
     async fn serve(&self, request: InvokeRequest, record: bool) -> Result<Served, ApiError> {
         let function = self.find(&request.function).await?;
         let service = Arc::clone(self.service()?);
@@ -141,6 +167,7 @@ impl Appliance {
                         Refusal::Full { .. }
                         | Refusal::Expired { .. }
                         | Refusal::Hopeless { .. }
+                        | Refusal::Forbidden
                         | Refusal::HungUp,
                     ) => {
                         tracing::debug!(function = %name, error = %chain(&error), "Call refused");
@@ -200,6 +227,7 @@ fn describe(record: FunctionRecord) -> Function {
         environment: record.config.environment,
         architectures: record.config.architectures,
         tags: record.config.tags,
+        reserved_concurrency: record.config.reserved_concurrency,
         code_size: record.code.zip_size,
         code_sha256: record.code.sha256_base64,
         last_modified_unix_ms: record.last_modified_unix_ms,
@@ -207,6 +235,24 @@ fn describe(record: FunctionRecord) -> Function {
         state: FunctionState::Active,
         last_update: UpdateState::Successful,
     }
+}
+
+/// How far the sandboxes of a function are of which so many are always to be there.
+fn provisioned(service: &Service, record: &FunctionRecord, requested: u32) -> Provisioned {
+    let standing = service.pool.provisioned(&function::key(record, &service.fingerprint(record)));
+    Provisioned {
+        requested,
+        // There may be more for a moment after there were to be more.
+        allocated: standing.there.min(requested),
+        available: standing.up.min(requested),
+        state: concurrency::state(requested, &standing),
+        last_modified_unix_ms: record.config.provisioned_unix_ms,
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call {
@@ -281,12 +327,13 @@ fn refused(refusal: &Refusal, message: String) -> ApiError {
                 Bound::Tenant(TenantBound { places: true, .. }) => {
                     ApiError::Unavailable { message, retry_after }
                 }
-                _ => ApiError::no_capacity(message, retry_after),
+                Bound::Function(_) => ApiError::reserved_in_use(message, retry_after),
+                Bound::Memory | Bound::Tenant(_) => ApiError::no_capacity(message, retry_after),
             }
         }
         Refusal::Full { retry_after, .. } => ApiError::no_capacity(message, *retry_after),
         Refusal::TooBig { .. } => ApiError::InvalidParameterValue(message),
-        Refusal::Forbidden => ApiError::no_capacity(message, FORBIDDEN_RETRY),
+        Refusal::Forbidden => ApiError::reserved_in_use(message, FORBIDDEN_RETRY),
         Refusal::Failed(failure) => match failure.as_ref() {
             StartFailure::Network(JoinError::Quota { .. }) => ApiError::no_capacity(message, RETRY_AFTER),
             StartFailure::Network(JoinError::Full { .. }) => {
@@ -328,6 +375,9 @@ impl Platform for Appliance {
             architectures: request.architectures,
             package_type: "Zip".to_owned(),
             tags: request.tags,
+            reserved_concurrency: None,
+            provisioned_concurrency: None,
+            provisioned_unix_ms: 0,
         };
         let created = deploy::create(service, request.name, config, request.zip).await;
         if let Ok(record) = &created {
@@ -393,20 +443,62 @@ impl Platform for Appliance {
 
     async fn change_tags(&self, _: &Caller, name: &str, change: TagChange) -> Result<Function, ApiError> {
         let service = self.writable()?;
-        for _ in 0..TAG_ATTEMPTS {
-            let before = self.find(name).await?;
-            let mut tags = before.config.tags;
-            change.apply(&mut tags)?;
-            check_tenant(service, &tags)?;
-            let set = move |config: &mut FunctionConfig| config.tags = tags;
-            match deploy::update_config(service, name.to_owned(), Some(before.revision_id), set).await {
-                Ok(updated) => return Ok(describe(updated)),
-                // Changed meanwhile: to be made to what it is now.
-                Err(DeployError::Store(StoreError::Conflict { .. })) => {}
-                Err(error) => return Err(self.deploy_error(&error)),
-            }
-        }
-        Err(ApiError::update_in_progress(&Identity::default().function_arn(name)))
+        let apply = |config: &mut FunctionConfig| {
+            change.apply(&mut config.tags)?;
+            check_tenant(service, &config.tags)
+        };
+        self.reconfigure(name, apply).await.map(describe)
+    }
+
+    async fn reserve(&self, _: &Caller, name: &str, concurrency: Option<u32>) -> Result<Function, ApiError> {
+        let set = |config: &mut FunctionConfig| {
+            config.reserved_concurrency = concurrency;
+            Ok(())
+        };
+        self.reconfigure(name, set).await.map(describe)
+    }
+
+    async fn provision(&self, _: &Caller, name: &str, sandboxes: u32) -> Result<Provisioned, ApiError> {
+        let set = |config: &mut FunctionConfig| {
+            config.provisioned_concurrency = Some(sandboxes);
+            config.provisioned_unix_ms = unix_ms();
+            Ok(())
+        };
+        let record = self.reconfigure(name, set).await?;
+        Ok(provisioned(self.service()?, &record, sandboxes))
+    }
+
+    async fn unprovision(&self, _: &Caller, name: &str) -> Result<(), ApiError> {
+        let set = |config: &mut FunctionConfig| {
+            config.provisioned_concurrency = None;
+            config.provisioned_unix_ms = 0;
+            Ok(())
+        };
+        self.reconfigure(name, set).await.map(drop)
+    }
+
+    async fn provisioned(&self, _: &Caller, name: &str) -> Result<Option<Provisioned>, ApiError> {
+        let record = self.find(name).await?;
+        let requested = record.config.provisioned_concurrency;
+        requested.map(|requested| Ok(provisioned(self.service()?, &record, requested))).transpose()
+    }
+
+    async fn account(&self, _: &Caller) -> Result<Account, ApiError> {
+        let service = self.service()?;
+        let store = service.store.clone();
+        let read = blocking(move || Ok((store.functions()?, store.space()?))).await;
+        let (functions, space) = read.map_err(|error| self.deploy_error(&DeployError::Store(error)))?;
+        // Sandboxes bound it here; how many of them there is memory for depends on whose they are.
+        let concurrency = service.pool.bounds(Wishes::default().tenant()).sandboxes;
+        let reserved = functions.iter().filter_map(|record| record.config.reserved_concurrency);
+        Ok(Account {
+            concurrency,
+            unreserved_concurrency: concurrency.saturating_sub(reserved.fold(0, u32::saturating_add)),
+            code_limit: space.total,
+            unpacked_limit: deploy::unpacked_limit(&service.config),
+            code_size: functions.iter().map(|record| record.code.image_size).sum(),
+            functions: u64::try_from(functions.len()).unwrap_or(u64::MAX),
+        })
     }
 
     async fn delete_function(&self, _: &Caller, name: &str) -> Result<(), ApiError> {

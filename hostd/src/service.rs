@@ -1,7 +1,7 @@
 //! What all parts of hostd share: configuration, store, pool, logs.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mote_api::Wishes;
 use mote_sched::Limits;
@@ -43,6 +43,10 @@ pub struct Service {
     pub system: String,
     /// Packages unpacked at once: each is bound by the CPU and holds its zip.
     pub deploys: tokio::sync::Semaphore,
+    /// Held from checking what functions may have reserved and provisioned until that is stored.
+    pub shares: Arc<tokio::sync::Mutex<()>>,
+    /// Held from reading a function's limits until the pool knows them.
+    limiting: Mutex<()>,
 }
 
 /// Packages unpacked at once.
@@ -71,6 +75,8 @@ impl Service {
             bases: Bases::default(),
             loaders: Arc::default(),
             deploys: tokio::sync::Semaphore::new(DEPLOYS_AT_ONCE),
+            shares: Arc::default(),
+            limiting: Mutex::default(),
             config,
             facts,
             store,
@@ -127,13 +133,36 @@ impl Service {
         let unrecorded = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
         let record_due = unrecorded && self.settings(record).records;
         let tenant = self.settings(record).tenant;
-        let shape = FunctionShape { record: Arc::new(record.clone()), tenant, limits: self.limits(record) };
+        let _turn = self.limiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // They may have been changed since, by somebody who did not find it registered.
+        let latest = self.store.function(&record.name).ok().flatten();
+        let limits = self.limits(latest.as_ref().unwrap_or(record));
+        let shape = FunctionShape { record: Arc::new(record.clone()), tenant, limits };
         self.pool.register(&key, shape, snapshot, record_due);
     }
 
-    /// How much of a function there may be at once.
-    fn limits(&self, _: &FunctionRecord) -> Limits {
-        Limits { max_queue: self.config.scheduling.max_queue_function, ..Limits::default() }
+    /// A function's limits hold as they are stored. Blocks.
+    pub fn limit(&self, name: &str) {
+        let _turn = self.limiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.store.function(name) {
+            Ok(Some(record)) => {
+                let key = function::key(&record, &self.fingerprint(&record));
+                self.pool.limit(&key, self.limits(&record));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(function = %name, error = %chain(&error), "Cannot read its limits"),
+        }
+    }
+
+    /// How much of a function there may be at once. What is reserved is both: kept for it, and all it may have.
+    fn limits(&self, record: &FunctionRecord) -> Limits {
+        let reserved = record.config.reserved_concurrency;
+        Limits {
+            concurrency: reserved.unwrap_or(Limits::default().concurrency),
+            reserved: reserved.unwrap_or(0),
+            provisioned: record.config.provisioned_concurrency.unwrap_or(0),
+            max_queue: self.config.scheduling.max_queue_function,
+        }
     }
 
     /// A function is another from now on.

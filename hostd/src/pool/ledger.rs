@@ -97,6 +97,30 @@ pub struct Usage {
     pub decided: Stats,
 }
 
+/// What the machine and one tenant can hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Memory for sandboxes, MiB.
+    pub capacity_mb: u64,
+    /// Sandboxes at once.
+    pub sandboxes: u32,
+    /// Memory the tenant may have in use, MiB.
+    pub tenant_mb: u64,
+    /// Sandboxes the tenant may have in use at once.
+    pub tenant_sandboxes: u32,
+}
+
+/// How far the sandboxes of a function are that are always to be there.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// They come up or are up.
+    pub there: u32,
+    /// Of them those that are up.
+    pub up: u32,
+    /// Why the last start failed, if none has succeeded since.
+    pub failure: Option<Arc<StartFailure>>,
+}
+
 #[derive(Debug)]
 struct Waiter {
     key: Key,
@@ -138,6 +162,7 @@ pub struct Ledger {
     epoch: Instant,
     node: NodeId,
     budget: u64,
+    max_sandboxes: u32,
     tenants: HashMap<String, (TenantId, TenantShape)>,
     functions: HashMap<Key, Known>,
     keys: HashMap<FunctionId, Key>,
@@ -164,6 +189,7 @@ impl Ledger {
             epoch: Instant::now(),
             node,
             budget,
+            max_sandboxes,
             tenants: HashMap::new(),
             functions: HashMap::new(),
             keys: HashMap::new(),
@@ -379,7 +405,11 @@ impl Ledger {
                 let most = most.map_or(u64::MAX, |(_, tenant)| tenant.spec.max_memory);
                 Refusal::TooBig { needed_mb, capacity_mb: self.budget.min(most) / MIB }
             }
-            Why::Forbidden => Refusal::Forbidden,
+            Why::Forbidden => match known.map(|known| (known.shape.limits.concurrency, self.bound(known))) {
+                // It is the tenant that may have none.
+                Some((1.., bound)) => Refusal::Expired { bound, waited_s: 0, retry_after },
+                _ => Refusal::Forbidden,
+            },
             Why::StartFailed => match known.and_then(|known| known.entry.failure.clone()) {
                 Some(failure) => Refusal::Failed(failure),
                 None => Refusal::Gone,
@@ -431,9 +461,9 @@ impl Ledger {
             }
         };
         if let Some(known) = self.functions.get_mut(key) {
-            let (function, limits) = (known.id, shape.limits);
-            known.shape = shape;
-            self.tell(Event::Limited { function, limits });
+            let limits = shape.limits;
+            known.shape = FunctionShape { limits: known.shape.limits, ..shape };
+            self.limit(key, limits);
             return;
         }
         let private = private_mb(&shape.record) * MIB;
@@ -450,6 +480,42 @@ impl Ledger {
             }
             Err(error) => tracing::error!(function = %key, %error, "Not registered"),
         }
+    }
+
+    /// A function's limits are others from now on.
+    pub(super) fn limit(&mut self, key: &Key, limits: Limits) {
+        let Some(known) = self.functions.get_mut(key) else { return };
+        if limits.provisioned > known.shape.limits.provisioned {
+            // What failed before says nothing of those that come up now.
+            known.entry.failure = None;
+        }
+        known.shape.limits = limits;
+        let function = known.id;
+        self.tell(Event::Limited { function, limits });
+    }
+
+    pub(super) fn bounds(&self, tenant: &str) -> Bounds {
+        let spec = self.tenants.get(tenant).map_or(TenantSpec::default(), |(_, tenant)| tenant.spec);
+        Bounds {
+            capacity_mb: self.budget / MIB,
+            sandboxes: self.max_sandboxes,
+            tenant_mb: spec.max_memory / MIB,
+            tenant_sandboxes: spec.max_concurrency,
+        }
+    }
+
+    pub(super) fn provisioned(&self, key: &Key) -> Standing {
+        let mut standing = Standing {
+            failure: self.entry(key).and_then(|entry| entry.failure.clone()),
+            ..Standing::default()
+        };
+        for (id, slot) in &self.slots {
+            let view = (*slot.info.function == **key).then(|| self.scheduler.sandbox(*id)).flatten();
+            let Some(view) = view.filter(|view| view.pinned) else { continue };
+            standing.there += 1;
+            standing.up += u32::from(matches!(view.state, State::Ready | State::Idle | State::Busy));
+        }
+        standing
     }
 
     /// Page cache that all sandboxes of a function share: what its recorded call used, else all there is of the
@@ -603,7 +669,10 @@ impl Ledger {
             .slots
             .iter()
             .filter(|(_, slot)| slot.parked.is_some() && slot.info.tenant.as_deref() == Some(tenant))
-            .filter_map(|(id, _)| Some((self.scheduler.sandbox(*id)?.since, *id)))
+            .filter_map(|(id, _)| Some((self.scheduler.sandbox(*id)?, *id)))
+            // In the place of one that is always to be there, another would come up.
+            .filter(|(view, _)| !view.pinned)
+            .map(|(view, id)| (view.since, id))
             .min()?;
         self.slots.get_mut(&longest.1)?.parked.take()
     }

@@ -34,7 +34,7 @@ use crate::sandbox::Sandbox;
 
 pub use duties::{Build, Recording, Reservation};
 pub use lease::{Lease, SandboxInfo};
-pub use ledger::{FunctionShape, Order, Task, Usage};
+pub use ledger::{Bounds, FunctionShape, Order, Standing, Task, Usage};
 
 use ledger::{Ledger, Verdict};
 pub use parked::{Kept, Parked};
@@ -322,7 +322,17 @@ impl Pool {
 
     /// A function's limits are others from now on.
     pub fn limit(self: &Arc<Self>, key: &Key, limits: mote_sched::Limits) {
-        self.change(|ledger| ledger.tell_of(key, |function| Event::Limited { function, limits }));
+        self.change(|ledger| ledger.limit(key, limits));
+    }
+
+    /// What the machine and a tenant can hold.
+    pub fn bounds(&self, tenant: &str) -> Bounds {
+        self.ledger().bounds(tenant)
+    }
+
+    /// How far the sandboxes of a function are that are always to be there.
+    pub fn provisioned(&self, key: &Key) -> Standing {
+        self.ledger().provisioned(key)
     }
 
     /// The snapshot of a function, if it can be restored.

@@ -15,13 +15,17 @@ struct Bed {
 }
 
 fn bed(capacity_mb: u64, limits: Limits) -> Bed {
+    bed_of(capacity_mb, limits, Vec::new())
+}
+
+fn bed_of(capacity_mb: u64, limits: Limits, tenants: Vec<TenantShape>) -> Bed {
     let (pool, orders) = Pool::new(Shape {
         scheduling: Config::default(),
         capacity_mb,
         max_sandboxes: 9,
         blanks: 0,
         reclaim_after: PATIENCE,
-        tenants: Vec::new(),
+        tenants,
     });
     let key: Key = Arc::from("f@1");
     pool.register(
@@ -48,6 +52,9 @@ fn record() -> FunctionRecord {
             architectures: Vec::new(),
             package_type: "Zip".to_owned(),
             tags: Default::default(),
+            reserved_concurrency: None,
+            provisioned_concurrency: None,
+            provisioned_unix_ms: 0,
         },
         code: CodeRecord {
             image: "i".to_owned(),
@@ -190,4 +197,65 @@ async fn a_function_too_big_for_the_machine_is_told_what_there_is() {
     let (_a, call) = bed.call(Want::Auto, PATIENCE);
     let refusal = refused(call).await;
     assert!(matches!(refusal, Refusal::TooBig { needed_mb: 136, capacity_mb: 100 }), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_limit_of_zero_refuses_at_once_until_it_is_lifted() {
+    let mut bed = bed(1000, Limits { concurrency: 1, ..Limits::default() });
+    let (_a, _first) = bed.call(Want::Auto, PATIENCE);
+    let _order = bed.order().await;
+    let (_b, waiting) = bed.call(Want::Auto, PATIENCE);
+    bed.waiting(2).await;
+    bed.pool.limit(&bed.key, Limits { concurrency: 0, ..Limits::default() });
+    assert!(matches!(refused(waiting).await, Refusal::Forbidden));
+    let (_c, late) = bed.call(Want::Auto, PATIENCE);
+    assert!(matches!(refused(late).await, Refusal::Forbidden));
+    // What is told of a limit is what it is now.
+    bed.pool.limit(&bed.key, Limits { concurrency: 1, ..Limits::default() });
+    let (_d, _fourth) = bed.call(Want::Auto, PATIENCE);
+    bed.waiting(1).await;
+    let (_e, fifth) = bed.call(Want::Auto, Duration::from_millis(50));
+    let refusal = refused(fifth).await;
+    assert!(matches!(refusal, Refusal::Expired { bound: Bound::Function(1), .. }), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_tenant_without_sandboxes_is_no_limit_of_the_function() {
+    let spec = TenantSpec { max_concurrency: 0, ..TenantSpec::default() };
+    let tenant = TenantShape { name: "t".to_owned(), spec, places: false };
+    let bed = bed_of(1000, Limits::default(), vec![tenant]);
+    let (_a, call) = bed.call(Want::Auto, PATIENCE);
+    let refusal = refused(call).await;
+    assert!(matches!(refusal, Refusal::Expired { bound: Bound::Tenant(_), .. }), "{refusal:?}");
+    let bounds = bed.pool.bounds("t");
+    assert_eq!((bounds.tenant_sandboxes, bounds.sandboxes, bounds.capacity_mb), (0, 9, 1000));
+    assert_eq!(bed.pool.bounds("nobody").tenant_sandboxes, u32::MAX);
+}
+
+#[tokio::test]
+async fn what_is_provisioned_is_ordered_without_a_call_and_says_why_it_fails() {
+    let mut bed = bed(1000, Limits::default());
+    let two = Limits { provisioned: 2, ..Limits::default() };
+    bed.pool.limit(&bed.key, two);
+    let order = bed.order().await;
+    assert!(matches!(order.task, Some(Task::Cold(Some(_)))), "{:?}", order.task);
+    let standing = bed.pool.provisioned(&bed.key);
+    assert_eq!((standing.there, standing.up, standing.failure.is_some()), (1, 0, false));
+    assert!(bed.pool.sandboxes()[0].provisioned);
+    let report = order.lease.as_ref().expect("a lease").report();
+    drop(order.lease);
+    report.fail(&bed.key, StartFailure::Init(b"{}".to_vec()), Duration::ZERO);
+    drop(report);
+    drop(order.task);
+    let standing = bed.pool.provisioned(&bed.key);
+    assert!(matches!(standing.failure.as_deref(), Some(StartFailure::Init(_))), "{standing:?}");
+    assert_eq!((standing.there, standing.up), (0, 0));
+    // Again after a while, and at once when somebody wants more.
+    drop(bed.order().await);
+    bed.pool.limit(&bed.key, Limits { provisioned: 3, ..two });
+    assert!(bed.pool.provisioned(&bed.key).failure.is_none());
+    drop(bed.order().await);
+    bed.pool.limit(&bed.key, Limits::default());
+    let usage = bed.pool.usage();
+    assert_eq!((usage.alive, usage.memory_mb), (0, 0));
 }

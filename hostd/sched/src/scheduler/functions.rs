@@ -60,8 +60,10 @@ pub(super) struct Function {
     pub(super) mean: u64,
     /// Calls since it last had no sandbox.
     pub(super) frequency: u64,
-    /// Starts that failed in a row, and until when none is made that no call waits for.
+    /// Starts that failed in a row since calls that waited were last refused; and in all, and until when none is made
+    /// that no call waits for.
     pub(super) failures: u32,
+    pub(super) vain: u32,
     pub(super) held_until: Time,
 }
 
@@ -114,6 +116,7 @@ impl Scheduler {
             mean: 0,
             frequency: 0,
             failures: 0,
+            vain: 0,
             held_until: Time::default(),
         };
         self.seat(f, function);
@@ -185,6 +188,8 @@ impl Scheduler {
         let f = self.present(function)?;
         let function = &mut self.functions[f as usize];
         function.spec.limits = limits;
+        // Whoever says so wants to see whether they come up now.
+        (function.vain, function.held_until) = (0, self.now);
         let private = function.spec.private;
         self.fair.change_function(f, limits.concurrency, limits.reserved, private);
         if let Some(reason) = self.never(f) {
@@ -217,7 +222,7 @@ impl Scheduler {
         let function = &mut self.functions[f as usize];
         function.spec = spec;
         function.building = false;
-        function.failures = 0;
+        (function.failures, function.vain, function.held_until) = (0, 0, self.now);
         if let Some(reason) = self.never(f) {
             self.refuse_all(f, reason, out);
         }

@@ -102,6 +102,7 @@ fn while_a_snapshot_is_made_calls_wait_for_it() {
     let tenant = world.tenant();
     let f = world.register(FunctionSpec {
         limits: Limits { provisioned: 2, ..Limits::default() },
+        snapshot: Some(0),
         ..function(tenant, 100)
     });
     world.starts.clear();
@@ -208,8 +209,9 @@ fn reserved_is_kept_and_provisioned_is_there() {
         limits: Limits { reserved: 1, ..Limits::default() },
         ..function(tenant, 100)
     });
-    assert_eq!(world.starts.len(), 2);
+    assert_eq!(world.starts.len(), 1, "the other may come from its snapshot");
     world.run(30);
+    assert_eq!(world.starts.len(), 2);
     assert_eq!(world.scheduler.function(f).unwrap().idle, 2, "kept for ever");
     (0..4).for_each(|_| _ = world.call(f, 60));
     assert_eq!((world.handed.len(), world.scheduler.waiting()), (2, 2), "one is kept for g");
@@ -220,6 +222,58 @@ fn reserved_is_kept_and_provisioned_is_there() {
     let gone = world.handed[0].sandbox;
     world.tell(Event::Gone { sandbox: gone });
     assert_eq!(world.starts.len(), 4, "another in place of the lost one");
+    world.scheduler.audit();
+}
+
+#[test]
+fn provisioned_sandboxes_come_from_the_snapshot_that_the_first_makes() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.tell(Event::Limited { function: f, limits: Limits { provisioned: 3, ..Limits::default() } });
+    world.tell(Event::Building { function: f });
+    world.run(10);
+    assert_eq!(world.starts.len(), 1);
+    world.tell(Event::Snapshot { function: f, shared: Some(10 * MIB) });
+    assert_eq!(world.starts.len(), 3);
+    world.run(1);
+    assert_eq!(world.scheduler.stats().restores, 2);
+    world.tell(Event::Limited { function: f, limits: Limits::default() });
+    world.run(700);
+    assert_eq!((world.retired.len(), world.scheduler.function(f).unwrap().idle), (3, 0));
+    world.scheduler.audit();
+}
+
+#[test]
+fn provisioned_sandboxes_that_do_not_come_up_are_tried_ever_more_seldom() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    world.acts = false;
+    let tenant = world.tenant();
+    let limits = Limits { provisioned: 1, ..Limits::default() };
+    let f = world.register(FunctionSpec { limits, ..function(tenant, 100) });
+    let mut failed = 0;
+    let mut fail = |world: &mut World| {
+        while let Some(started) = world.starts.get(failed).copied() {
+            world.tell(Event::Failed { sandbox: started.sandbox, fatal: true });
+            failed += 1;
+        }
+        failed
+    };
+    let (mut in_a_minute, mut later) = (0, 0);
+    for half_second in 0..1200 {
+        later = fail(&mut world);
+        if half_second == 120 {
+            in_a_minute = later;
+        }
+        world.run_ms(500);
+    }
+    assert!((4..=10).contains(&in_a_minute), "{in_a_minute}");
+    assert!((8..=20).contains(&(later - in_a_minute)), "{later} in ten minutes");
+    // A call does not wait for that, and neither does who changes the number.
+    world.call(f, 60);
+    assert_eq!(fail(&mut world), later + 1);
+    world.tell(Event::Limited { function: f, limits });
+    assert_eq!(world.starts.len(), later + 2);
     world.scheduler.audit();
 }
 

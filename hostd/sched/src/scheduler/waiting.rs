@@ -242,13 +242,15 @@ impl Scheduler {
                 {
                     break;
                 }
+                // The others may come from the snapshot that is made of the first.
+                let alone = function.spec.snapshot.is_none();
                 // One that failed is not tried again at once.
                 let started = self.now >= function.held_until
                     && self
                         .choose_node(f)
                         .is_some_and(|n| self.start(f, n, Why::Provisioned, None, out).is_some());
                 self.check_turn(f);
-                if !started {
+                if !started || alone {
                     self.try_again_later(f);
                     break;
                 }
