@@ -1,0 +1,479 @@
+//! Synthetic traces in the schema of the Azure 2019 trace: functions of applications of owners, calls per minute,
+//! percentiles of durations, memory. Nothing of the trace itself is in them, only what is published about it
+//! (`published.rs`). The same seed gives the same trace.
+
+use std::ops::{Range, RangeInclusive};
+
+use num_traits::ToPrimitive;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, Exp1, Poisson, StandardNormal};
+
+use super::published::{self, Trigger};
+
+/// Minutes of a day.
+pub const DAY: u32 = 1440;
+
+const SECOND: u64 = 1_000_000;
+const MINUTE: u64 = 60 * SECOND;
+
+/// How often durations are drawn again for a load within the asked bounds.
+const TRIES: u32 = 2000;
+
+/// Standard normal quantiles of `published::PERCENTILES`; of the shortest and longest those of a thousand runs.
+const NORMAL: [f64; 7] = [-3.1, -2.326, -0.674, 0.0, 0.674, 2.326, 3.1];
+
+/// One row of the trace, without the counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    pub owner: u32,
+    pub app: u32,
+    pub trigger: Trigger,
+    /// Calls a day, on average.
+    pub per_day: f64,
+    pub pattern: Pattern,
+    /// Durations at `published::PERCENTILES`, seconds.
+    pub durations_s: [f64; 7],
+    /// What its application takes, MB.
+    pub memory_mb: u32,
+}
+
+/// How a function's calls lie in time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pattern {
+    /// Every so many minutes, from that minute on.
+    Timer { period: u32, phase: u32 },
+    /// Poisson, more by day than by night: by this share more and less than the mean.
+    Diurnal { swing: f64 },
+    /// Poisson, most of it in bursts: this share of the minutes, so many minutes on average.
+    Bursts { share: f64, minutes: f64 },
+}
+
+/// One call. Times are in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// When it comes, since the start.
+    pub at: u64,
+    /// Whose it is: an index.
+    pub function: u32,
+    /// How long it runs.
+    pub run: u64,
+}
+
+/// Calls of a function in those minutes that have any.
+pub type Minutes = Vec<(u32, u32)>;
+
+/// A rate of calls over time: rises in a line, then stays.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Calls a second at the start.
+    pub from: f64,
+    /// Calls a second in the end.
+    pub to: f64,
+    /// Seconds from the one to the other.
+    pub rise_s: f64,
+    /// Seconds in all.
+    pub length_s: f64,
+}
+
+impl Load {
+    /// The first half of the time grows, the second is steady.
+    pub fn slow_start(rate: f64, length_s: f64) -> Self {
+        Self { from: rate / 10.0, to: rate, rise_s: length_s / 2.0, length_s }
+    }
+
+    /// Grows to the end: somewhere in it is the most that can be served.
+    pub fn ramp(rate: f64, length_s: f64) -> Self {
+        Self { from: rate / 20.0, to: rate, rise_s: length_s, length_s }
+    }
+
+    fn at(&self, s: f64) -> f64 {
+        self.from + (self.to - self.from) * (s / self.rise_s).min(1.0)
+    }
+}
+
+/// All functions of a trace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Population {
+    pub functions: Vec<Function>,
+    seed: u64,
+}
+
+impl Population {
+    /// Draws so many functions. Durations of the few most popular functions decide how much memory for how long the
+    /// mean call takes; they are drawn until this is within `demand` (GB·s), the load a testbed was made for.
+    pub fn draw(count: u32, demand: &RangeInclusive<f64>, seed: u64) -> Self {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let mut shares: Vec<f64> = (0..count).map(|i| (f64::from(i) + 0.5) / f64::from(count)).collect();
+        shares.shuffle(random);
+        let mut functions: Vec<Function> = Vec::new();
+        let (mut owner, mut app) = (0, 0);
+        while functions.len() < shares.len() {
+            for _ in 0..whole(published::at(&published::APPS_OF_AN_OWNER, random.random())) {
+                let size = whole(published::at(&published::FUNCTIONS_OF_AN_APP, random.random()));
+                let memory_mb = whole(published::at(&published::MEMORY_MB, random.random()));
+                for share in shares.iter().skip(functions.len()).take(size.to_usize().unwrap_or(1)) {
+                    let (trigger, per_day, pattern) = arrivals(published::popularity(*share), random);
+                    let durations_s = [0.0; 7];
+                    let function =
+                        Function { owner, app, trigger, per_day, pattern, durations_s, memory_mb };
+                    functions.push(function);
+                }
+                app += 1;
+            }
+            owner += 1;
+        }
+        let mut drawn = Self { functions, seed };
+        for _ in 0..TRIES {
+            for function in &mut drawn.functions {
+                function.durations_s = durations(function.per_day, random);
+            }
+            if demand.contains(&drawn.demand_gb_s()) {
+                break;
+            }
+        }
+        drawn
+    }
+
+    /// Memory times time of the mean call, GB·s.
+    pub fn demand_gb_s(&self) -> f64 {
+        let calls: f64 = self.functions.iter().map(|function| function.per_day).sum();
+        let all: f64 = self.functions.iter().map(|function| function.per_day * function.demand_gb_s()).sum();
+        all / calls
+    }
+
+    /// Functions that are called so often at most, the same at every call: for long traces, of which the popular
+    /// functions would be nearly all and tell nothing about keeping alive.
+    pub fn at_most(&self, per_day: f64, count: usize) -> Self {
+        let functions =
+            self.functions.iter().filter(|function| function.per_day <= per_day).take(count).cloned().collect();
+        Self { functions, seed: self.seed }
+    }
+
+    /// Calls per minute of every function, as the trace has them.
+    pub fn minutes(&self, window: &Range<u32>) -> Vec<Minutes> {
+        let row = |(index, function): (u64, &Function)| {
+            // A stream of its own for each, whatever the others do.
+            let random = &mut StdRng::seed_from_u64(self.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            function.minutes(window, random)
+        };
+        (0..).zip(&self.functions).map(row).collect()
+    }
+
+    /// All calls of these minutes, each at a random time of its minute; timers at the same second every time.
+    pub fn calls(&self, window: &Range<u32>) -> Vec<Call> {
+        let random = &mut StdRng::seed_from_u64(self.seed ^ 0xCA11);
+        let mut calls = Vec::new();
+        for ((index, function), minutes) in (0..).zip(&self.functions).zip(self.minutes(window)) {
+            let second = random.random_range(0..MINUTE);
+            let timer = matches!(function.pattern, Pattern::Timer { .. });
+            for (minute, count) in minutes {
+                let start = u64::from(minute - window.start) * MINUTE;
+                for _ in 0..count {
+                    let within = if timer { second } else { random.random_range(0..MINUTE) };
+                    calls.push(Call { at: start + within, function: index, run: function.run(random) });
+                }
+            }
+        }
+        calls.sort_unstable();
+        calls
+    }
+
+    /// A sample of the calls from `minute` on, as many as the load says: chosen among calls, not functions, so that
+    /// each function keeps its share. Arrivals are Poisson.
+    pub fn sample(&self, minute: u32, load: &Load, seed: u64) -> Vec<Call> {
+        let random = &mut StdRng::seed_from_u64(self.seed ^ seed.wrapping_mul(0xD134_2543_DE82_EF95));
+        let minutes = (load.length_s / 60.0).ceil().to_u32().unwrap_or(1).max(1);
+        let mut sums: Vec<Vec<(u64, u32)>> = vec![Vec::new(); minutes.to_usize().unwrap_or(1)];
+        for (function, row) in (0..).zip(self.minutes(&(minute..minute + minutes))) {
+            for (at, count) in row {
+                if let Some(sum) = sums.get_mut((at - minute).to_usize().unwrap_or(0)) {
+                    let before = sum.last().map_or(0, |&(sum, _)| sum);
+                    sum.push((before + u64::from(count), function));
+                }
+            }
+        }
+        let most = load.from.max(load.to);
+        let mut calls = Vec::new();
+        let mut s = 0.0;
+        loop {
+            s += Distribution::<f64>::sample(&Exp1, random) / most;
+            if s >= load.length_s {
+                return calls;
+            }
+            if random.random::<f64>() * most > load.at(s) {
+                continue;
+            }
+            let Some(sum) = sums.get((s / 60.0).to_usize().unwrap_or(0)) else { continue };
+            let all = sum.last().map_or(0, |&(sum, _)| sum);
+            if all == 0 {
+                continue;
+            }
+            let point = random.random_range(0..all);
+            let Some(&(_, index)) = sum.get(sum.partition_point(|&(sum, _)| sum <= point)) else { continue };
+            let Some(function) = self.functions.get(index.to_usize().unwrap_or(usize::MAX)) else { continue };
+            calls.push(Call { at: micros(s), function: index, run: function.run(random) });
+        }
+    }
+}
+
+impl Function {
+    fn demand_gb_s(&self) -> f64 {
+        // The mean of a lognormal by its quartiles.
+        let [_, _, low, median, high, _, _] = self.durations_s;
+        let sigma = (high / low).ln() / 1.349;
+        median * (sigma * sigma / 2.0).exp() * f64::from(self.memory_mb) / 1000.0
+    }
+
+    /// The length of one run: a random point between the percentiles.
+    fn run(&self, random: &mut StdRng) -> u64 {
+        let share: f64 = random.random();
+        let mut rows = [(0.0, 0.0); 7];
+        for (row, pair) in rows.iter_mut().zip(published::PERCENTILES.into_iter().zip(self.durations_s)) {
+            *row = pair;
+        }
+        micros(published::at(&rows, share)).max(1)
+    }
+
+    fn minutes(&self, window: &Range<u32>, random: &mut StdRng) -> Minutes {
+        let mean = self.per_day / f64::from(DAY);
+        let mut rate: Box<dyn FnMut(u32, &mut StdRng) -> f64> = match self.pattern {
+            Pattern::Timer { period, phase } => {
+                return window.clone().filter(|at| at % period == phase).map(|at| (at, 1)).collect();
+            }
+            Pattern::Diurnal { swing } => Box::new(move |at, _| {
+                let turn = f64::from(at % DAY) / f64::from(DAY) * std::f64::consts::TAU;
+                // Least at four in the morning.
+                mean * (1.0 - swing * (turn - std::f64::consts::TAU / 6.0).cos())
+            }),
+            Pattern::Bursts { share, minutes } => {
+                let mut on = random.random_bool(share);
+                let ends = 1.0 / minutes;
+                let begins = (ends * share / (1.0 - share)).min(1.0);
+                Box::new(move |_, random| {
+                    on = if on { !random.random_bool(ends) } else { random.random_bool(begins) };
+                    // Three quarters of the calls come in bursts.
+                    mean * if on { 0.25 + 0.75 / share } else { 0.25 }
+                })
+            }
+        };
+        let mut row = Minutes::new();
+        for at in window.clone() {
+            let rate = rate(at, random);
+            let count = Poisson::new(rate).map_or(0.0, |poisson| poisson.sample(random));
+            row.extend(count.to_u32().filter(|&count| count > 0).map(|count| (at, count)));
+        }
+        row
+    }
+}
+
+/// What starts a function that is called so often, and when.
+fn arrivals(per_day: f64, random: &mut StdRng) -> (Trigger, f64, Pattern) {
+    let all: f64 = published::TRIGGERS.iter().map(|(_, share)| share).sum();
+    let mut rest = random.random::<f64>() * all;
+    let drawn = published::TRIGGERS.iter().find(|(_, share)| {
+        rest -= share;
+        rest < 0.0
+    });
+    match drawn.map_or(Trigger::Other, |&(trigger, _)| trigger) {
+        Trigger::Timer if per_day <= f64::from(DAY) => {
+            let off = |period: u32| (per_day * f64::from(period) / f64::from(DAY)).ln().abs();
+            let nearest = published::PERIODS.into_iter().min_by(|a, b| off(*a).total_cmp(&off(*b)));
+            let period = nearest.unwrap_or(DAY);
+            let phase = random.random_range(0..period);
+            (Trigger::Timer, f64::from(DAY) / f64::from(period), Pattern::Timer { period, phase })
+        }
+        Trigger::Timer | Trigger::Http => {
+            (Trigger::Http, per_day, Pattern::Diurnal { swing: random.random_range(0.2..0.8) })
+        }
+        trigger => {
+            let share = random.random_range(0.1..0.4);
+            (trigger, per_day, Pattern::Bursts { share, minutes: random.random_range(2.0..15.0) })
+        }
+    }
+}
+
+fn durations(per_day: f64, random: &mut StdRng) -> [f64; 7] {
+    let (centre, deviation) = published::POPULARITY_LOG10;
+    let popular = (per_day.log10() - centre) / deviation;
+    let own: f64 = StandardNormal.sample(random);
+    let together = published::POPULAR_AND_LONG;
+    let normal = together.mul_add(popular, (1.0 - together * together).sqrt() * own);
+    let (median, sigma) = published::DURATION;
+    let mean = median * (sigma * normal).exp();
+    let spread = random.random_range(published::SPREAD.0..published::SPREAD.1);
+    let (shortest, longest) = published::DURATION_LIMITS;
+    NORMAL.map(|z| (mean * (spread * z - spread * spread / 2.0).exp()).clamp(shortest, longest))
+}
+
+fn whole(value: f64) -> u32 {
+    value.round().to_u32().unwrap_or(1).max(1)
+}
+
+fn micros(s: f64) -> u64 {
+    (s * 1e6).to_u64().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::figures::quantile;
+
+    const DEMAND: RangeInclusive<f64> = 0.3..=0.6;
+
+    fn population() -> Population {
+        Population::draw(20_000, &DEMAND, 1)
+    }
+
+    fn share<T>(all: &[T], which: impl Fn(&T) -> bool) -> f64 {
+        all.iter().filter(|one| which(one)).count() as f64 / all.len() as f64
+    }
+
+    #[test]
+    fn a_seed_makes_one_trace() {
+        let load = Load::slow_start(50.0, 60.0);
+        let one = Population::draw(500, &DEMAND, 7);
+        assert_eq!(one, Population::draw(500, &DEMAND, 7));
+        assert_ne!(one, Population::draw(500, &DEMAND, 8));
+        assert_eq!(one.sample(600, &load, 1), one.sample(600, &load, 1));
+        assert_ne!(one.sample(600, &load, 1), one.sample(600, &load, 2));
+        assert_eq!(one.minutes(&(0..60)), one.minutes(&(0..60)));
+    }
+
+    #[test]
+    fn few_functions_have_most_calls() {
+        let population = population();
+        let mut rates: Vec<f64> = population.functions.iter().map(|function| function.per_day).collect();
+        rates.sort_by(|a, b| b.total_cmp(a));
+        let all: f64 = rates.iter().sum();
+        let of = |count: usize| rates.iter().take(count).sum::<f64>() / all;
+        assert!(of(5) > 0.5, "{}", of(5));
+        assert!(of(200) > 0.9, "{}", of(200));
+        let rare = share(&rates, |rate| *rate <= f64::from(DAY));
+        assert!((0.78..0.84).contains(&rare), "{rare}");
+        let rarer = share(&rates, |rate| *rate <= 24.5);
+        assert!((0.42..0.50).contains(&rarer), "{rarer}");
+    }
+
+    #[test]
+    fn durations_are_lognormal_and_memory_is_as_published() {
+        let population = population();
+        let medians: Vec<f64> = population.functions.iter().map(|function| function.durations_s[3]).collect();
+        let median = quantile(&medians, 0.5);
+        assert!((0.45..0.75).contains(&median), "{median}");
+        let log: Vec<f64> = medians.iter().map(|median| median.ln()).collect();
+        let sigma = (quantile(&log, 0.84) - quantile(&log, 0.16)) / 2.0;
+        assert!((2.1..2.6).contains(&sigma), "{sigma}");
+        assert!(share(&medians, |median| *median > 30.0) > 0.02, "no tail");
+        for function in &population.functions {
+            assert!(function.durations_s.windows(2).all(|pair| pair[0] <= pair[1]), "{function:?}");
+        }
+        let memory: Vec<f64> = population.functions.iter().map(|one| f64::from(one.memory_mb)).collect();
+        let half = quantile(&memory, 0.5);
+        assert!((160.0..180.0).contains(&half), "{half}");
+        let small = share(&memory, |memory| *memory < 400.0);
+        assert!((0.88..0.93).contains(&small), "{small}");
+        assert!(DEMAND.contains(&population.demand_gb_s()), "{}", population.demand_gb_s());
+    }
+
+    #[test]
+    fn applications_belong_to_owners() {
+        let functions = population().functions;
+        let mut owners = BTreeMap::new();
+        let mut apps: BTreeMap<u32, Vec<&Function>> = BTreeMap::new();
+        for function in &functions {
+            assert_eq!(*owners.entry(function.app).or_insert(function.owner), function.owner);
+            apps.entry(function.app).or_default().push(function);
+        }
+        let sizes: Vec<usize> = apps.values().map(Vec::len).collect();
+        let single = share(&sizes, |size| *size == 1);
+        assert!((0.5..0.75).contains(&single), "{single}");
+        assert!(share(&sizes, |size| *size <= 10) > 0.93);
+        assert!(apps.values().all(|app| app.iter().all(|one| one.memory_mb == app[0].memory_mb)));
+    }
+
+    #[test]
+    fn timers_are_periodic_and_others_are_not() {
+        let population = population();
+        let timers = share(&population.functions, |function| function.trigger == Trigger::Timer);
+        assert!((0.10..0.18).contains(&timers), "{timers}");
+        let minutes = population.minutes(&(0..2 * DAY));
+        for (function, row) in population.functions.iter().zip(&minutes) {
+            if let Pattern::Timer { period, phase } = function.pattern {
+                assert_eq!(row.len(), (2 * DAY / period) as usize);
+                assert!(row.iter().all(|&(at, count)| at % period == phase && count == 1));
+            }
+        }
+        // Bursts: the variance of counts is far beyond that of Poisson, which is the mean.
+        let mut bursty = 0.0;
+        let mut all = 0.0;
+        for (function, row) in population.functions.iter().zip(&minutes) {
+            if matches!(function.pattern, Pattern::Bursts { .. }) && (1e3..1e5).contains(&function.per_day) {
+                let n = f64::from(2 * DAY);
+                let mean = row.iter().map(|&(_, count)| f64::from(count)).sum::<f64>() / n;
+                let squares = row.iter().map(|&(_, count)| f64::from(count).powi(2)).sum::<f64>() / n;
+                bursty += f64::from(u8::from((squares - mean * mean) / mean > 1.5));
+                all += 1.0;
+            }
+        }
+        assert!(bursty / all > 0.8, "{bursty} of {all}");
+    }
+
+    #[test]
+    fn days_have_nights() {
+        let functions = population().functions;
+        let busy = functions.iter().filter(|one| matches!(one.pattern, Pattern::Diurnal { .. }));
+        let busy = busy.filter(|one| one.per_day > 1e5).cloned().collect();
+        let minutes = Population { functions: busy, seed: 3 }.minutes(&(0..DAY));
+        let sum = |hours: Range<u32>| -> u32 {
+            let inside = |row: &Minutes| {
+                row.iter().filter(|(at, _)| hours.contains(&(at / 60))).map(|(_, count)| count).sum::<u32>()
+            };
+            minutes.iter().map(inside).sum()
+        };
+        assert!(f64::from(sum(15..17)) > 1.5 * f64::from(sum(3..5)), "{} {}", sum(15..17), sum(3..5));
+    }
+
+    #[test]
+    fn a_sample_has_the_rate_asked_for_and_starts_slowly() {
+        let population = population();
+        let calls = population.sample(600, &Load::slow_start(100.0, 600.0), 1);
+        assert!(calls.is_sorted());
+        let within = |from: u64, to: u64| {
+            calls.iter().filter(|call| (from * SECOND..to * SECOND).contains(&call.at)).count()
+        };
+        assert!((28_500..31_500).contains(&within(300, 600)), "{}", within(300, 600));
+        assert!((500..1000).contains(&within(0, 60) / 2), "{}", within(0, 60));
+        assert!((44_000..49_000).contains(&calls.len()), "{}", calls.len());
+        // Poisson: counts of a second vary as their mean.
+        let counts: Vec<f64> = (300..600).map(|s| within(s, s + 1) as f64).collect();
+        let mean = counts.iter().sum::<f64>() / 300.0;
+        let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / 299.0;
+        assert!((0.7..1.4).contains(&(variance / mean)), "{variance} {mean}");
+        // Of all calls the median is short.
+        let runs: Vec<f64> = calls.iter().map(|call| call.run as f64 / 1e6).collect();
+        let median = quantile(&runs, 0.5);
+        assert!((0.02..0.6).contains(&median), "{median}");
+    }
+
+    #[test]
+    fn long_traces_have_each_minutes_calls_in_it() {
+        let population = population().at_most(1440.0, 300);
+        let window = 60..180;
+        let mut counts: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+        let calls = population.calls(&window);
+        assert!(calls.is_sorted() && calls.len() > 100);
+        for call in calls {
+            *counts.entry((call.function, 60 + (call.at / MINUTE).to_u32().unwrap())).or_default() += 1;
+        }
+        for (index, row) in (0..).zip(population.minutes(&window)) {
+            for (at, count) in row {
+                assert_eq!(counts.remove(&(index, at)), Some(count));
+            }
+        }
+        assert!(counts.is_empty());
+    }
+}
