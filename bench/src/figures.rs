@@ -14,6 +14,9 @@ pub struct Report {
     pub n: u32,
     /// What it ran on.
     pub machine: String,
+    /// What has to be known of all figures, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
     /// Figures per mode.
     pub modes: BTreeMap<String, Mode>,
     /// `slow/fast`: how many times longer the first takes. The geometric mean where there are parts.
@@ -86,7 +89,8 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let machine = format!("{} x {cores}", model.map_or("unknown CPU", |(_, name)| name));
         let name = name.to_owned();
-        Self { name, n, machine, modes: BTreeMap::new(), ratios: BTreeMap::new(), parts: BTreeMap::new() }
+        let (modes, ratios, parts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { name, n, machine, note: String::new(), modes, ratios, parts }
     }
 
     /// Adds the ratio of two modes' medians under `slow/fast`: to each part that has both, and for all of them
@@ -155,6 +159,9 @@ pub fn geometric_mean(values: &[f64]) -> Option<f64> {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {} runs of each mode on {}", self.name, self.n, self.machine)?;
+        if !self.note.is_empty() {
+            writeln!(f, "{}", self.note)?;
+        }
         for (name, part) in &self.parts {
             writeln!(f, "\n{name}")?;
             table(f, &part.modes, &part.ratios)?;

@@ -61,8 +61,6 @@ pub trait Scheduler {
 /// What a function needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// Of a tenant with this number.
-    pub tenant: u32,
     /// Memory of a sandbox, MB.
     pub memory_mb: u32,
     /// How long it takes to make one when nothing else is made.
@@ -194,7 +192,8 @@ pub fn run(
     };
     let mut actions = Vec::new();
     let mut woken = None;
-    world.at(SECOND.min(cluster.horizon), Event::Second);
+    // Between the seconds, at which a test's events may be.
+    world.at(SECOND / 2, Event::Second);
     let mut coming = (0..).zip(calls).peekable();
     loop {
         let next = world.events.peek().map(|Reverse((at, _, _))| *at);
@@ -288,7 +287,7 @@ impl World<'_> {
             Event::Wake => Ok(Some(Input::Wake)),
             Event::Second => {
                 self.sample();
-                if now + SECOND <= self.cluster.horizon {
+                if now + SECOND < self.cluster.horizon {
                     self.at(now + SECOND, Event::Second);
                 }
                 Ok(None)
