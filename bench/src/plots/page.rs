@@ -115,8 +115,7 @@ pub fn put(page: &str, sections: &[String]) -> Outcome<String> {
         let (between, after) = rest.split_once(END)?;
         Some((before, between, after))
     });
-    let (before, between, after) =
-        parts.ok_or_else(|| format!("The page has no lines {BEGIN}and {END}"))?;
+    let (before, between, after) = parts.ok_or_else(|| format!("The page has no lines {BEGIN}and {END}"))?;
     let mut all: Vec<&str> = Vec::new();
     let mut rest = between.trim();
     while !rest.is_empty() {
@@ -193,7 +192,9 @@ mod tests {
         let veth = report.parts.get_mut("latency").unwrap().modes.get_mut("veth").unwrap();
         veth.counts.insert("cold".to_owned(), 12.5);
         let text = section("Test", "", None, &[("cold", "cold %"), ("hot", "hot %")], &report);
-        for line in ["Not real.\n", "| | | median ms | cold % | hot % |", "| latency | veth | 1234 | 12.5 |  |"] {
+        for line in
+            ["Not real.\n", "| | | median ms | cold % | hot % |", "| latency | veth | 1234 | 12.5 |  |"]
+        {
             assert!(text.contains(line), "{line}: {text}");
         }
     }

@@ -136,7 +136,8 @@ impl Laboratory {
         for setting in settings {
             let mut found = Found::default();
             for (seed, population) in &self.populations {
-                let (cluster, calls) = self.sampled(setting.nodes, setting.rate, setting.rising, *seed, population);
+                let (cluster, calls) =
+                    self.sampled(setting.nodes, setting.rate, setting.rising, *seed, population);
                 self.each(&mut found, &cluster, population, &calls, kinds, *seed)?;
             }
             found.report(report, setting.part);
@@ -153,7 +154,8 @@ impl Laboratory {
         seed: u64,
         population: &Population,
     ) -> (Cluster, Vec<Call>) {
-        let load = if rising { Load::ramp(rate, self.length_s) } else { Load::slow_start(rate, self.length_s) };
+        let load =
+            if rising { Load::ramp(rate, self.length_s) } else { Load::slow_start(rate, self.length_s) };
         let horizon = (self.length_s * 1e6).to_u64().unwrap_or(Time::MAX);
         (self.cluster(nodes, horizon), population.sample(MORNING, &load, seed))
     }

@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn tables_are_read_between_their_rows() {
         assert!((at(&MEMORY_MB, 0.5) - 170.0).abs() < 1e-9);
-        assert!((at(&MEMORY_MB, 0.95) - (390.0_f64.ln() / 2.25 + 1.25 * 800.0_f64.ln() / 2.25).exp()).abs() < 20.0);
+        assert!(
+            (at(&MEMORY_MB, 0.95) - (390.0_f64.ln() / 2.25 + 1.25 * 800.0_f64.ln() / 2.25).exp()).abs()
+                < 20.0
+        );
         assert!((at(&MEMORY_MB, -1.0) - 40.0).abs() < 1e-9 && (at(&MEMORY_MB, 2.0) - 1500.0).abs() < 1e-9);
         assert!((popularity(0.19) - 1440.0).abs() < 1e-6);
         assert!(popularity(1e-9) <= 6.0e8 && popularity(0.3) < 1440.0);

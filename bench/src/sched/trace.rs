@@ -116,8 +116,7 @@ impl Population {
                 for share in shares.iter().skip(functions.len()).take(size.to_usize().unwrap_or(1)) {
                     let (trigger, per_day, pattern) = arrivals(published::popularity(*share), random);
                     let durations_s = [0.0; 7];
-                    let function =
-                        Function { owner, app, trigger, per_day, pattern, durations_s, memory_mb };
+                    let function = Function { owner, app, trigger, per_day, pattern, durations_s, memory_mb };
                     functions.push(function);
                 }
                 app += 1;
@@ -146,8 +145,13 @@ impl Population {
     /// Functions that are called so often at most, the same at every call: for long traces, of which the popular
     /// functions would be nearly all and tell nothing about keeping alive.
     pub fn at_most(&self, per_day: f64, count: usize) -> Self {
-        let functions =
-            self.functions.iter().filter(|function| function.per_day <= per_day).take(count).cloned().collect();
+        let functions = self
+            .functions
+            .iter()
+            .filter(|function| function.per_day <= per_day)
+            .take(count)
+            .cloned()
+            .collect();
         Self { functions, seed: self.seed }
     }
 
@@ -155,7 +159,8 @@ impl Population {
     pub fn minutes(&self, window: &Range<u32>) -> Vec<Minutes> {
         let row = |(index, function): (u64, &Function)| {
             // A stream of its own for each, whatever the others do.
-            let random = &mut StdRng::seed_from_u64(self.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let random =
+                &mut StdRng::seed_from_u64(self.seed ^ (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             function.minutes(window, random)
         };
         (0..).zip(&self.functions).map(row).collect()
