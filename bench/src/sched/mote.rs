@@ -12,8 +12,8 @@ use super::simulator::{Action, Cluster, Input, SandboxId, Scheduler, Shape, Time
 pub struct Mote {
     scheduler: mote_sched::Scheduler,
     decisions: Vec<Decision>,
-    /// What it would not believe; a fault of one of both sides.
-    pub errors: Vec<EventError>,
+    /// What it would not believe first.
+    error: Option<EventError>,
 }
 
 impl Mote {
@@ -34,14 +34,15 @@ impl Mote {
             spec.start_ms = u32::try_from(shape.create / 1000).unwrap_or(u32::MAX);
             scheduler.register(Moment(0), spec, &mut decisions)?;
         }
-        Ok(Self { scheduler, decisions, errors: Vec::new() })
+        Ok(Self { scheduler, decisions, error: None })
     }
 
     /// A sandbox that is put away is gone at once here.
     fn tell(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
-            self.errors.extend(self.scheduler.handle(Moment(now), event, &mut self.decisions).err());
+            let handled = self.scheduler.handle(Moment(now), event, &mut self.decisions);
+            self.error = self.error.or(handled.err());
             for decision in self.decisions.drain(..) {
                 match decision {
                     Decision::Queue { .. } => (),
@@ -82,6 +83,10 @@ impl Scheduler for Mote {
 
     fn wake(&mut self) -> Option<Time> {
         self.scheduler.next_timer().map(|at| at.0)
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.error.map(|error| error.to_string())
     }
 }
 

@@ -56,6 +56,11 @@ pub trait Scheduler {
     fn wake(&mut self) -> Option<Time> {
         None
     }
+
+    /// What it was told and could not be: a fault of one of both sides.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What a function needs.
@@ -91,6 +96,8 @@ pub enum Violation {
     Function(u32),
     #[error("Node {0} has no room")]
     Memory(u32),
+    #[error("The scheduler does not believe what it was told: {0}")]
+    Unbelievable(String),
     #[error("Calls were left without an answer: {0}")]
     Unanswered(u32),
 }
@@ -229,7 +236,10 @@ pub fn run(
             world.at(at, Event::Wake);
         }
     }
-    world.ends()
+    match scheduler.complaint() {
+        Some(complaint) => Err(Violation::Unbelievable(complaint)),
+        None => world.ends(),
+    }
 }
 
 struct World<'a> {

@@ -1,6 +1,6 @@
 //! How many decisions a second the scheduler makes: its inputs are recorded once, and replayed to it alone.
 
-use rustix::thread::{ClockId, clock_gettime};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::experiments::{Laboratory, NODE_MB};
 use super::policies;
