@@ -390,7 +390,7 @@ impl World<'_> {
     fn wastes(&mut self, since: Time, until: Time, shape: Shape) {
         let horizon = self.cluster.horizon;
         let idle = until.min(horizon).saturating_sub(since);
-        self.outcome.waste_gb_s += seconds(idle) * f64::from(shape.memory_mb) / 1000.0;
+        self.outcome.waste_gb_s += seconds(idle) * f64::from(shape.memory_mb) / 1024.0;
     }
 
     /// An answer is given now.

@@ -87,7 +87,8 @@ fn impossible_decisions_are_found() {
     let refuse = Action::Refuse { call: 0 };
     let second = Action::Create { sandbox: 2, function: 0, node: 0 };
     let nowhere = Action::Create { sandbox: 2, function: 0, node: 1 };
-    let cases: [(&[(Input, &[Action])], Violation); 10] = [
+    type Lines<'a> = &'a [(Input, &'a [Action])];
+    let cases: [(Lines<'_>, Violation); 10] = [
         (&[], Violation::Unanswered(1)),
         (&[(came, &[create]), (ready, &[run]), (done, &[run])], Violation::Call(0)),
         (&[(came, &[refuse, refuse])], Violation::Call(0)),
