@@ -1,5 +1,7 @@
 //! What is decided beforehand: policies and bounds; and what nodes, tenants and functions are like.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ImageId, TenantId};
@@ -34,8 +36,6 @@ pub struct Config {
     pub histogram: HistogramConfig,
     /// Calls that wait at once, of all functions.
     pub max_queue: u32,
-    /// Sandboxes alive at once, on all nodes.
-    pub max_sandboxes: u32,
     /// A call that waited so long is a reason to take a sandbox from a function that has more than its share
     /// although calls wait for that too.
     pub fair_wait_ms: u64,
@@ -64,13 +64,19 @@ impl Default for Config {
             fixed_s: 600.0,
             histogram: HistogramConfig::default(),
             max_queue: 10_000,
-            max_sandboxes: 100_000,
             fair_wait_ms: 500,
             headroom: 0.1,
             max_start_failures: 3,
             blank_bytes: 8 * MIB,
             seed: 1,
         }
+    }
+}
+
+impl Config {
+    /// At most an hour: it is multiplied.
+    pub(crate) fn fair_wait(&self) -> Duration {
+        Duration::from_millis(self.fair_wait_ms.clamp(1, 3_600_000))
     }
 }
 

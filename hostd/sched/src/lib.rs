@@ -9,12 +9,19 @@
 //! function if there is one; else one is started where the least is lost by it; else it waits in order, at most until
 //! its deadline; else it is refused at once.
 
+mod admission;
 pub mod config;
 pub mod events;
+mod fair;
+mod heap;
 pub mod ids;
 pub mod policy;
+mod queue;
+mod random;
+mod ring;
 pub mod scheduler;
 pub mod states;
+mod table;
 pub mod view;
 
 pub use config::{Binding, Config, FunctionSpec, HistogramConfig, NodeSpec, TenantSpec};

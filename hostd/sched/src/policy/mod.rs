@@ -9,6 +9,12 @@
 //! With `warm = "none"` the node is chosen first, for every call, without regard to where sandboxes are; one that is
 //! idle there is used.
 
+pub mod eviction;
+pub mod histogram;
+pub mod keepalive;
+pub mod placement;
+pub mod warm;
+
 use serde::{Deserialize, Serialize};
 
 /// Which idle sandbox of a function gets a call.

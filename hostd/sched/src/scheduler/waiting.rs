@@ -1,0 +1,250 @@
+//! Those that wait: functions for memory, nodes for blanks, in fair order and with bounded work at a time.
+
+use super::Scheduler;
+use super::place::Found;
+use crate::admission::Part;
+use crate::events::{Decision, How, Why};
+use crate::fair::Limit;
+use crate::heap::NOWHERE;
+use crate::states::State;
+use crate::table::Sandbox;
+
+/// Functions that are looked at in vain at a time.
+const TRIES: u32 = 32;
+/// So many times the patience without any call served, and a node is kept from all others.
+const STARVED: u32 = 8;
+/// So many times the patience it is kept then, at first.
+const LONGER: u32 = 4;
+/// That is doubled so often.
+const MOST_DOUBLED: u32 = 5;
+
+enum Step {
+    Served,
+    /// Nothing waits, or enough is on its way.
+    Content,
+    Limited(Limit),
+    NoRoom,
+}
+
+impl Scheduler {
+    /// It waits for its turn if it wants more than it has.
+    pub(super) fn await_turn(&mut self, f: u32) {
+        if self.fair.waits(f) || !self.wants(f) || self.at_own_limit(f) || !self.functions[f as usize].present
+        {
+            return;
+        }
+        let in_use = self.fair.in_use(f);
+        let function = &mut self.functions[f as usize];
+        function.unserved_since = self.now;
+        if in_use == 0 {
+            function.starved_since = self.now;
+        }
+        (function.claims, function.claim_after) = (0, self.now);
+        self.fair.wait(f);
+        self.try_again_later(f);
+    }
+
+    /// It waits no more if it does not want more.
+    pub(super) fn check_turn(&mut self, f: u32) {
+        if self.fair.waits(f) && !self.wants(f) {
+            self.withdraw(f);
+        }
+    }
+
+    pub(super) fn withdraw(&mut self, f: u32) {
+        self.fair.leave(f);
+        self.unclaim(f);
+    }
+
+    pub(super) fn try_again_later(&mut self, f: u32) {
+        let due = self.now.after(self.config.fair_wait());
+        self.retries.set(&mut self.retry_positions, f, due);
+    }
+
+    /// Serves those that wait, whoever holds least first, as far as there is room.
+    pub(super) fn dispatch(&mut self, out: &mut Vec<Decision>) {
+        let mut vain = 0;
+        while vain < TRIES
+            && let Some(f) = self.fair.first()
+        {
+            match self.step(f, out) {
+                Step::Served => {
+                    self.unclaim(f);
+                    let function = &mut self.functions[f as usize];
+                    function.unserved_since = self.now;
+                    (function.claims, function.claim_after) = (0, self.now);
+                    self.check_turn(f);
+                }
+                Step::Content | Step::Limited(Limit::Function) => self.withdraw(f),
+                Step::Limited(Limit::Tenant) => {
+                    self.fair.set_tenant_aside(f);
+                    vain += 1;
+                }
+                Step::NoRoom => {
+                    self.claim(f, out);
+                    self.fair.set_aside(f);
+                    vain += 1;
+                }
+            }
+        }
+        self.fair.together();
+    }
+
+    fn step(&mut self, f: u32, out: &mut Vec<Decision>) -> Step {
+        if !self.wants(f) {
+            return Step::Content;
+        }
+        if let Some(limit) = self.fair.limit(f) {
+            return Step::Limited(limit);
+        }
+        let served = match self.find(f, true) {
+            Some(Found::Warm(slot)) => self.hand_next(slot, out),
+            Some(Found::Start(n)) => self.start_for_call(f, n, out),
+            None => false,
+        };
+        if served { Step::Served } else { Step::NoRoom }
+    }
+
+    /// One that waited long gets a node kept for it, and makes room there bit by bit. Not for long, as others wait
+    /// meanwhile: as long again it is theirs, then for twice as long its.
+    fn claim(&mut self, f: u32, out: &mut Vec<Decision>) {
+        let patience = self.config.fair_wait();
+        let function = &self.functions[f as usize];
+        let starved =
+            self.fair.in_use(f) == 0 && self.now.since(function.starved_since) >= patience * STARVED;
+        if function.claim == NOWHERE {
+            if self.now.since(function.unserved_since) < patience || self.now < function.claim_after {
+                let due = function.claim_after.max(function.unserved_since.after(patience));
+                self.retries.set(&mut self.retry_positions, f, due);
+                return;
+            }
+            let (first, tries) = (if starved { LONGER } else { 1 }, function.claims.min(MOST_DOUBLED));
+            let until = self.now.after(patience * first * (1 << tries));
+            self.try_again_later(f);
+            let Some(n) = self.claimable(f) else { return };
+            let other = std::mem::replace(&mut self.nodes[n as usize].claim, f);
+            if other != NOWHERE {
+                self.functions[other as usize].claim = NOWHERE;
+            }
+            let function = &mut self.functions[f as usize];
+            (function.claim, function.claim_until, function.firm) = (n, until, starved);
+            function.claims += 1;
+            // What it lasts, it pauses.
+            function.claim_after = until.after(until.since(self.now));
+        } else if self.now >= function.claim_until {
+            self.try_again_later(f);
+            self.unclaim(f);
+            return;
+        }
+        self.press(f, out);
+        self.try_again_later(f);
+    }
+
+    /// Of the nodes that are not kept for others that go first, the one with the most available memory.
+    fn claimable(&self, f: u32) -> Option<u32> {
+        let count = super::number(self.nodes.len());
+        let need = self.functions[f as usize].spec.private;
+        (0..count)
+            .filter(|n| !self.closed(*n, f) && self.nodes[*n as usize].spec.memory >= need)
+            .max_by_key(|n| self.nodes[*n as usize].account.available())
+    }
+
+    pub(super) fn unclaim(&mut self, f: u32) {
+        let claim = std::mem::replace(&mut self.functions[f as usize].claim, NOWHERE);
+        if let Some(node) = self.nodes.get_mut(claim as usize) {
+            node.claim = NOWHERE;
+            // Others were kept away.
+            self.released = true;
+        }
+    }
+
+    /// What is idle gives back memory that is not its own too, and so do blanks: none of them stands in the way of
+    /// one that waited long.
+    fn press(&mut self, f: u32, out: &mut Vec<Decision>) {
+        let n = self.functions[f as usize].claim;
+        let node = &self.nodes[n as usize];
+        if node.account.could_fit(self.need(f, n)) || node.account.drains() {
+            return;
+        }
+        if self.evict(n, out).is_none()
+            && let Some(blank) = self.nodes[n as usize].blanks.last().copied()
+        {
+            self.retire(blank, crate::events::Retirement::Surplus, out);
+        }
+    }
+
+    /// The function is to be looked at for sandboxes that are always there.
+    pub(super) fn want_provisioned(&mut self, f: u32) {
+        let function = &self.functions[f as usize];
+        if function.present && function.pinned < function.spec.provisioned && !self.short.contains(&f) {
+            self.short.push(f);
+        }
+    }
+
+    /// Starts sandboxes that are always to be there; where there is no room, another attempt follows.
+    pub(super) fn provision(&mut self, out: &mut Vec<Decision>) {
+        for _ in 0..self.short.len() {
+            let Some(f) = self.short.pop() else { return };
+            loop {
+                let function = &self.functions[f as usize];
+                if !function.present || function.pinned >= function.spec.provisioned {
+                    break;
+                }
+                // One that failed is not tried again at once.
+                let started = self.now >= function.held_until
+                    && self.choose_node(f).is_some_and(|n| self.start(f, n, Why::Provisioned, out).is_some());
+                self.check_turn(f);
+                if !started {
+                    self.try_again_later(f);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The node is to be looked at for blanks.
+    pub(super) fn want_blanks(&mut self, n: u32) {
+        if self.nodes[n as usize].spec.blanks > 0 && !self.refill.contains(&n) {
+            self.refill.push(n);
+        }
+    }
+
+    /// Starts blanks in memory nobody waits for.
+    pub(super) fn refill(&mut self, out: &mut Vec<Decision>) {
+        if self.fair.any_waits() {
+            return;
+        }
+        let mut at = 0;
+        while let Some(n) = self.refill.get(at).copied() {
+            if self.refill_node(n, out) {
+                self.refill.swap_remove(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Whether the node needs no further look until something changes there.
+    fn refill_node(&mut self, n: u32, out: &mut Vec<Decision>) -> bool {
+        loop {
+            let node = &self.nodes[n as usize];
+            if super::number(node.blanks.len()) + node.blanks_starting >= node.spec.blanks {
+                return true;
+            }
+            if self.now < node.blanks_after {
+                return false;
+            }
+            let bytes = self.config.blank_bytes;
+            if !node.account.fits(bytes) {
+                return true;
+            }
+            let blank = Sandbox::new(n, NOWHERE, NOWHERE, bytes, How::Blank, Why::Refill, self.now);
+            debug_assert_eq!(blank.state, State::Restoring);
+            let Some(slot) = self.new_slot(blank) else { return true };
+            let node = &mut self.nodes[n as usize];
+            node.account.add(Part::Active, bytes);
+            node.blanks_starting += 1;
+            self.begin(slot, false, out);
+        }
+    }
+}
