@@ -71,7 +71,7 @@ fn pair(warm: Warm, placement: Placement, sample: u32) -> Config {
 
 /// Everybody waits at the same door here: no call is refused.
 fn unlimited() -> Config {
-    Config { max_queue: u32::MAX, max_sandboxes: u32::MAX, ..Config::default() }
+    Config { max_queue: u32::MAX, ..Config::default() }
 }
 
 impl Kind {
