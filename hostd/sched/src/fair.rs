@@ -256,9 +256,8 @@ impl Fair {
     /// The same for all of its tenant.
     pub(crate) fn set_tenant_aside(&mut self, f: u32) {
         let tenant = self.shares[f as usize].tenant;
-        if self.order.remove(&mut self.tenant_positions, tenant) {
-            self.aside_tenants.push(tenant);
-        }
+        self.order.remove(&mut self.tenant_positions, tenant);
+        self.aside_tenants.push(tenant);
     }
 
     /// Nobody is set aside any more.

@@ -47,6 +47,16 @@ impl Walk {
     }
 }
 
+impl Walk {
+    /// Steps from home to a node by the number of nodes.
+    pub(crate) fn part(self, node: usize) -> f64 {
+        // Numbers of nodes.
+        #[expect(clippy::cast_precision_loss)]
+        let (steps, nodes) = (self.distance(node) as f64, self.nodes.max(1) as f64);
+        steps / nodes
+    }
+}
+
 /// `x` with `step * x = 1` modulo `modulus`, if there is one.
 fn inverse(step: usize, modulus: usize) -> Option<usize> {
     let modulus = i64::try_from(modulus).ok()?;

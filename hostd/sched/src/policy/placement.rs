@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use super::Placement;
 use crate::config::Config;
+use crate::ring::Walk;
 
 /// In which order nodes are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,17 +17,27 @@ pub enum Search {
     Least,
 }
 
+/// Is shown how many seconds each of several sandboxes was idle, until it says false.
+pub type Visit<'a> = dyn FnMut(f64) -> bool + 'a;
+
 /// A node with room.
 pub struct PlacementFacts<'a> {
     /// Memory not in use for calls, bytes.
     pub available: u64,
     /// Memory there is at all, bytes.
     pub budget: u64,
-    /// Steps from the function's home node, by the number of nodes.
-    pub distance: f64,
+    pub(crate) node: usize,
+    pub(crate) walk: Walk,
     /// Shows the idle sandboxes that would end for the start, as seconds they were idle, until told to stop. None
     /// if there is room without.
-    pub victims: &'a mut dyn FnMut(&mut dyn FnMut(f64) -> bool),
+    pub victims: &'a mut dyn FnMut(&mut Visit<'_>),
+}
+
+impl PlacementFacts<'_> {
+    /// Steps from the function's home node, by the number of nodes.
+    pub fn distance(&self) -> f64 {
+        self.walk.part(self.node)
+    }
 }
 
 impl Debug for PlacementFacts<'_> {
@@ -104,7 +115,7 @@ impl PlacementPolicy for StickyMaxAvailable {
 
     fn cost(&self, facts: &mut PlacementFacts<'_>, _: f64) -> f64 {
         let load = 1.0 - ratio(facts.available, facts.budget);
-        self.alpha * facts.distance + (1.0 - self.alpha) * load
+        self.alpha * facts.distance() + (1.0 - self.alpha) * load
     }
 }
 
@@ -129,32 +140,36 @@ pub fn by_name(name: Placement, config: &Config) -> Box<dyn PlacementPolicy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::Ring;
 
-    fn cost(name: Placement, available: u64, distance: f64, idle: &[f64]) -> f64 {
+    /// At the node so many steps of ten from home.
+    fn cost(name: Placement, available: u64, steps: usize, idle: &[f64]) -> f64 {
         let policy = by_name(name, &Config::default());
-        let mut victims = |visit: &mut dyn FnMut(f64) -> bool| {
+        let mut ring = Ring::default();
+        ring.resize(10);
+        let walk = ring.walk(77);
+        let node = walk.nodes().nth(steps).unwrap();
+        let mut victims = |visit: &mut Visit<'_>| {
             let _ = idle.iter().all(|idle_s| visit(*idle_s));
         };
-        policy.cost(
-            &mut PlacementFacts { available, budget: 100, distance, victims: &mut victims },
-            f64::INFINITY,
-        )
+        let mut facts = PlacementFacts { available, budget: 100, node, walk, victims: &mut victims };
+        policy.cost(&mut facts, f64::INFINITY)
     }
 
     #[test]
     fn min_cost_spares_what_was_used_lately() {
-        let none = cost(Placement::MinCost, 50, 0.0, &[]);
-        let old = cost(Placement::MinCost, 50, 0.0, &[60.0, 60.0]);
-        let fresh = cost(Placement::MinCost, 50, 0.0, &[1.0]);
+        let none = cost(Placement::MinCost, 50, 0, &[]);
+        let old = cost(Placement::MinCost, 50, 0, &[60.0, 60.0]);
+        let fresh = cost(Placement::MinCost, 50, 0, &[1.0]);
         assert!(none.abs() < f64::EPSILON && none < old && old < fresh);
         assert!((fresh - (-0.3f64).exp()).abs() < 1e-12);
     }
 
     #[test]
     fn sticky_max_available_weighs_distance_and_load() {
-        let at = |available, distance| cost(Placement::StickyMaxAvailable, available, distance, &[]);
-        assert!(at(100, 0.1) < at(100, 0.9), "nearer");
-        assert!(at(90, 0.0) < at(10, 0.0), "roomier");
-        assert!(at(90, 1.0) < at(10, 0.0), "load weighs more at 0.3");
+        let at = |available, steps| cost(Placement::StickyMaxAvailable, available, steps, &[]);
+        assert!(at(100, 1) < at(100, 9), "nearer");
+        assert!(at(90, 0) < at(10, 0), "roomier");
+        assert!(at(90, 9) < at(10, 0), "load weighs more at 0.3");
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Function {
     /// Kept from all others, not only from those with more than it.
     pub(super) firm: bool,
     pub(super) claim_until: Time,
-    /// When it may have another, and how many it had in vain.
+    /// When it may have another, and how many firm ones it had in vain.
     pub(super) claim_after: Time,
     pub(super) claims: u32,
     /// When it last got something while it waited, or began to wait.
@@ -113,9 +113,12 @@ impl Scheduler {
             failures: 0,
             held_until: Time::default(),
         });
-        for positions in
-            [&mut self.deadline_positions, &mut self.prewarm_positions, &mut self.retry_positions]
-        {
+        for positions in [
+            &mut self.deadline_positions,
+            &mut self.prewarm_positions,
+            &mut self.retry_positions,
+            &mut self.starved_positions,
+        ] {
             positions.push(NOWHERE);
         }
         self.want_provisioned(f);

@@ -79,6 +79,10 @@ pub struct Scheduler {
     retries: Heap<Time>,
     retry_positions: Vec<u32>,
 
+    /// Functions that are starved and would keep a node for themselves, the longest starved first.
+    starved: Heap<Time>,
+    starved_positions: Vec<u32>,
+
     /// Something became free: those that wait may have a chance.
     released: bool,
     /// Functions that have fewer sandboxes than they always are to have.
@@ -125,6 +129,8 @@ impl Scheduler {
             prewarm_positions: Vec::new(),
             retries: Heap::default(),
             retry_positions: Vec::new(),
+            starved: Heap::default(),
+            starved_positions: Vec::new(),
             released: false,
             short: Vec::new(),
             refill: Vec::new(),
@@ -192,13 +198,15 @@ impl Scheduler {
     fn settle(&mut self, out: &mut Vec<Decision>) {
         // A node that is not kept for one any more may be another's turn.
         for _ in 0..MOST_ROUNDS {
-            if !std::mem::take(&mut self.released) {
+            if std::mem::take(&mut self.released) {
+                self.dispatch(out);
+            }
+            if !self.short.is_empty() {
+                self.provision(out);
+            }
+            if !self.released {
                 break;
             }
-            self.dispatch(out);
-        }
-        if !self.short.is_empty() {
-            self.provision(out);
         }
         if !self.refill.is_empty() {
             self.refill(out);

@@ -14,8 +14,8 @@ pub(super) struct Node {
     pub(super) account: Account,
     /// Memory only tenants within their share get.
     pub(super) headroom: u64,
-    /// Idle sandboxes, the one to be evicted first.
-    pub(super) evictable: Heap<f64>,
+    /// Idle sandboxes, the one to be evicted first; their own number puts equals in order.
+    pub(super) evictable: Heap<(f64, u32)>,
     /// Key of the one that was evicted last.
     pub(super) inflation: f64,
     /// Sandboxes that begin when memory is back, in this order.

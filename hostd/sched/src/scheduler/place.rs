@@ -3,7 +3,7 @@
 use super::Scheduler;
 use crate::admission::Image;
 use crate::heap::NOWHERE;
-use crate::policy::placement::{PlacementFacts, Search};
+use crate::policy::placement::{PlacementFacts, Search, Visit};
 use crate::policy::warm::WarmFacts;
 
 /// Nodes that are drawn at random until all are looked at in turn.
@@ -119,7 +119,9 @@ impl Scheduler {
         }
         let node = &self.nodes[n as usize];
         let need = self.need(f, n);
-        let kept = if beyond_share { node.headroom } else { 0 };
+        // Headroom is for those that have little: one that was starved has nothing.
+        let starved = node.claim == f && self.functions[f as usize].firm;
+        let kept = if beyond_share && !starved { node.headroom } else { 0 };
         (node.account.could_fit(need) && node.account.available() - need >= kept).then_some(need)
     }
 
@@ -176,8 +178,7 @@ impl Scheduler {
         let Some(need) = self.room(f, n, beyond) else { return };
         let node = &self.nodes[n as usize];
         let available = node.account.available();
-        let distance = ratio(self.functions[f as usize].walk.distance(n as usize), self.nodes.len());
-        let mut victims = |visit: &mut dyn FnMut(f64) -> bool| {
+        let mut victims = |visit: &mut Visit<'_>| {
             if node.account.will_fit(need) {
                 return;
             }
@@ -189,8 +190,13 @@ impl Scheduler {
                 more && short > 0
             });
         };
-        let mut facts =
-            PlacementFacts { available, budget: node.account.budget(), distance, victims: &mut victims };
+        let mut facts = PlacementFacts {
+            available,
+            budget: node.account.budget(),
+            node: n as usize,
+            walk: self.functions[f as usize].walk,
+            victims: &mut victims,
+        };
         let limit = least.map_or(f64::INFINITY, |least| least.0);
         let cost = self.placement.cost(&mut facts, limit);
         let better =
@@ -199,11 +205,4 @@ impl Scheduler {
             *least = Some((cost, available, n));
         }
     }
-}
-
-fn ratio(part: usize, whole: usize) -> f64 {
-    // Numbers of nodes.
-    #[expect(clippy::cast_precision_loss)]
-    let (part, whole) = (part as f64, whole.max(1) as f64);
-    part / whole
 }

@@ -92,6 +92,8 @@ impl Scheduler {
         let node = &mut self.nodes[sandbox.node as usize];
         node.blanks.pop();
         node.account.resize(Part::Active, self.sandboxes[slot].booked, sandbox.booked);
+        // It may need less than a blank.
+        self.released |= self.sandboxes[slot].booked > sandbox.booked;
         sandbox.generation = self.sandboxes[slot].generation;
         let n = sandbox.node;
         self.sandboxes[slot] = sandbox;
@@ -153,7 +155,7 @@ impl Scheduler {
 
     /// Evicts the idle sandbox on a node that is worth the least.
     pub(super) fn evict(&mut self, n: u32, out: &mut Vec<Decision>) -> Option<()> {
-        let (key, slot) = self.nodes[n as usize].evictable.peek()?;
+        let ((key, _), slot) = self.nodes[n as usize].evictable.peek()?;
         self.nodes[n as usize].inflation = key;
         self.drain(slot)?;
         self.stats.evictions += 1;
@@ -258,7 +260,7 @@ impl Scheduler {
             inflation: node.inflation,
         });
         node.account.shift(Part::Active, Part::Idle, sandbox.booked);
-        node.evictable.set(&mut self.evict_positions, slot, key);
+        node.evictable.set(&mut self.evict_positions, slot, (key, slot));
     }
 
     /// The reverse, if it is warm and in the lists.

@@ -29,8 +29,9 @@ impl Scheduler {
             && time <= now
         {
             self.retries.remove(&mut self.retry_positions, f);
-            self.released = true;
             self.want_provisioned(f);
+            self.look(f, out);
+            self.released = true;
         }
     }
 

@@ -11,10 +11,12 @@ use crate::table::Sandbox;
 
 /// Functions that are looked at in vain at a time.
 const TRIES: u32 = 32;
+/// Of these, functions of one tenant in a row, until others are looked at.
+const TRIES_OF_ONE: u32 = 8;
 /// So many times the patience without any call served, and a node is kept from all others.
 const STARVED: u32 = 8;
 /// So many times the patience it is kept then, at first.
-const LONGER: u32 = 4;
+const LONGER: u32 = 8;
 /// That is doubled so often.
 const MOST_DOUBLED: u32 = 5;
 
@@ -53,6 +55,7 @@ impl Scheduler {
 
     pub(super) fn withdraw(&mut self, f: u32) {
         self.fair.leave(f);
+        self.starved.remove(&mut self.starved_positions, f);
         self.unclaim(f);
     }
 
@@ -63,31 +66,57 @@ impl Scheduler {
 
     /// Serves those that wait, whoever holds least first, as far as there is room.
     pub(super) fn dispatch(&mut self, out: &mut Vec<Decision>) {
-        let mut vain = 0;
+        let (mut vain, mut same, mut tenant) = (0, 0, NOWHERE);
         while vain < TRIES
             && let Some(f) = self.fair.first()
         {
-            match self.step(f, out) {
-                Step::Served => {
-                    self.unclaim(f);
-                    let function = &mut self.functions[f as usize];
-                    function.unserved_since = self.now;
-                    (function.claims, function.claim_after) = (0, self.now);
-                    self.check_turn(f);
-                }
-                Step::Content | Step::Limited(Limit::Function) => self.withdraw(f),
-                Step::Limited(Limit::Tenant) => {
-                    self.fair.set_tenant_aside(f);
-                    vain += 1;
-                }
-                Step::NoRoom => {
-                    self.claim(f, out);
-                    self.fair.set_aside(f);
-                    vain += 1;
-                }
+            if self.attempt(f, out) {
+                continue;
+            }
+            vain += 1;
+            self.fair.set_aside(f);
+            let owner = self.functions[f as usize].spec.tenant.0;
+            same = if owner == tenant { same + 1 } else { 1 };
+            tenant = owner;
+            if same == TRIES_OF_ONE {
+                self.fair.set_tenant_aside(f);
             }
         }
         self.fair.together();
+    }
+
+    /// Looks at one that waits, out of turn: no crowd of others keeps it from being looked at for ever.
+    pub(super) fn look(&mut self, f: u32, out: &mut Vec<Decision>) {
+        if self.fair.waits(f) {
+            self.attempt(f, out);
+        }
+    }
+
+    /// Serves a call of one that waits. False if that cannot be and it goes on waiting.
+    fn attempt(&mut self, f: u32, out: &mut Vec<Decision>) -> bool {
+        match self.step(f, out) {
+            Step::Served => {
+                self.starved.remove(&mut self.starved_positions, f);
+                self.unclaim(f);
+                let function = &mut self.functions[f as usize];
+                function.unserved_since = self.now;
+                (function.claims, function.claim_after) = (0, self.now);
+                self.check_turn(f);
+                true
+            }
+            Step::Content | Step::Limited(Limit::Function) => {
+                self.withdraw(f);
+                true
+            }
+            Step::Limited(Limit::Tenant) => {
+                self.starved.remove(&mut self.starved_positions, f);
+                false
+            }
+            Step::NoRoom => {
+                self.claim(f, out);
+                false
+            }
+        }
     }
 
     fn step(&mut self, f: u32, out: &mut Vec<Decision>) -> Step {
@@ -106,7 +135,7 @@ impl Scheduler {
     }
 
     /// One that waited long gets a node kept for it, and makes room there bit by bit. Not for long, as others wait
-    /// meanwhile: as long again it is theirs, then for twice as long its.
+    /// meanwhile: as long again it is theirs; then, if it is starved, for twice as long its.
     fn claim(&mut self, f: u32, out: &mut Vec<Decision>) {
         let patience = self.config.fair_wait();
         let function = &self.functions[f as usize];
@@ -118,17 +147,31 @@ impl Scheduler {
                 self.retries.set(&mut self.retry_positions, f, due);
                 return;
             }
-            let (first, tries) = (if starved { LONGER } else { 1 }, function.claims.min(MOST_DOUBLED));
-            let until = self.now.after(patience * first * (1 << tries));
+            if starved {
+                let since = function.starved_since;
+                self.starved.set(&mut self.starved_positions, f, since);
+            }
+            if self.released {
+                // A node was just given up, or memory: others, who were kept away, are looked at first.
+                self.try_again_later(f);
+                return;
+            }
+            let times = if starved { LONGER << function.claims.min(MOST_DOUBLED) } else { 1 };
+            let until = self.now.after(patience * times);
             self.try_again_later(f);
-            let Some(n) = self.claimable(f) else { return };
+            // In line: who is starved longest is next.
+            if starved && self.starved.peek().is_some_and(|(_, next)| next != f) {
+                return;
+            }
+            let Some(n) = self.claimable(f, starved) else { return };
+            self.starved.remove(&mut self.starved_positions, f);
             let other = std::mem::replace(&mut self.nodes[n as usize].claim, f);
             if other != NOWHERE {
                 self.functions[other as usize].claim = NOWHERE;
             }
             let function = &mut self.functions[f as usize];
             (function.claim, function.claim_until, function.firm) = (n, until, starved);
-            function.claims += 1;
+            function.claims += u32::from(starved);
             // What it lasts, it pauses.
             function.claim_after = until.after(until.since(self.now));
         } else if self.now >= function.claim_until {
@@ -140,12 +183,17 @@ impl Scheduler {
         self.try_again_later(f);
     }
 
-    /// Of the nodes that are not kept for others that go first, the one with the most available memory.
-    fn claimable(&self, f: u32) -> Option<u32> {
+    /// Of the nodes that are not kept for others that go first, the one with the most available memory. Whoever is
+    /// starved goes before all that are not.
+    fn claimable(&self, f: u32, starved: bool) -> Option<u32> {
         let count = super::number(self.nodes.len());
         let need = self.functions[f as usize].spec.private;
         (0..count)
-            .filter(|n| !self.closed(*n, f) && self.nodes[*n as usize].spec.memory >= need)
+            .filter(|n| {
+                let node = &self.nodes[*n as usize];
+                let firm = self.functions.get(node.claim as usize).is_some_and(|claimer| claimer.firm);
+                node.spec.memory >= need && (!self.closed(*n, f) || starved && !firm)
+            })
             .max_by_key(|n| self.nodes[*n as usize].account.available())
     }
 

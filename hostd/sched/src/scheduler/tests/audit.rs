@@ -164,7 +164,7 @@ impl Scheduler {
             }
             let mut cost = 0.0;
             if self.config.placement == Placement::MinCost && !node.account.will_fit(need) {
-                let mut idle: Vec<(f64, u32)> = self
+                let mut idle: Vec<((f64, u32), u32)> = self
                     .sandboxes
                     .iter()
                     .filter(|(slot, sandbox)| sandbox.node == n && self.part(*slot) == Part::Idle)

@@ -209,7 +209,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_events_keeps_all_promises(
@@ -245,7 +245,7 @@ proptest! {
             world.tell_or_gone(Event::Removed { function });
         }
         while let Some(sandbox) = world.pick(0, &[Known::Draining, Known::Blank, Known::Starting, Known::Up]) {
-            if world.known[&sandbox].1.is_none() {
+            if world.known[&sandbox] != (Known::Draining, None) && world.known[&sandbox].1.is_none() {
                 world.known.remove(&sandbox);
             } else {
                 prop_assert_eq!(world.known[&sandbox].0, Known::Draining);
@@ -284,7 +284,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     // Every function has calls that wait at any moment: each is served again and again, whatever its size and
     // whatever the others take.
@@ -311,9 +311,8 @@ proptest! {
             })
             .collect();
         let longest: u64 = sizes.iter().map(|size| size.2).max().unwrap_or(0);
-        // Starved for 4 s, then nodes are kept for 2 s, theirs for 2 s, kept for 4 s: more than any call takes; and
-        // each of the others may have its turn before.
-        let bound = (4000 + 2000 + 2000 + 4000 + longest) * u64::try_from(sizes.len()).unwrap();
+        // Starved for 4 s, it is in line; each of those before has a node emptied, starts and has its turn.
+        let bound = 8000 + (longest + 1000) * u64::try_from(sizes.len()).unwrap();
         let mut last: HashMap<FunctionId, Time> = functions.iter().map(|f| (*f, Time::default())).collect();
         let mut seen = 0;
         while world.now < Time::from_secs(240) {
