@@ -16,7 +16,7 @@ use crate::figures::{Mode, Report, quantile};
 pub const NODE_MB: u32 = 20 * 1024;
 
 /// GB·s of the mean call: with this 10 such nodes are half full of running sandboxes at 200 calls a second.
-const DEMAND: RangeInclusive<f64> = 0.40..=0.50;
+const DEMAND: RangeInclusive<f64> = 0.45..=0.55;
 
 /// Minute of the day at which samples begin.
 const MORNING: u32 = 600;

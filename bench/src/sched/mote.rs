@@ -82,7 +82,7 @@ impl Scheduler for Mote {
     }
 
     fn wake(&mut self) -> Option<Time> {
-        self.scheduler.next_timer().map(|at| at.0)
+        self.scheduler.next_timer().filter(|at| *at < Moment::NEVER).map(|at| at.0)
     }
 
     fn complaint(&self) -> Option<String> {

@@ -91,6 +91,16 @@ pub fn popularity(share: f64) -> f64 {
     between(&POPULARITY, share, f64::ln)
 }
 
+/// The mean of what [`at`] gives for all shares alike.
+pub fn mean(table: &Quantiles) -> f64 {
+    let pieces = table.windows(2).map(|pair| match *pair {
+        [(x0, low), (x1, high)] if high > low => (x1 - x0) * (high - low) / (high / low).ln(),
+        [(x0, low), (x1, _)] => (x1 - x0) * low,
+        _ => 0.0,
+    });
+    pieces.sum()
+}
+
 fn between(table: &Quantiles, x: f64, scale: fn(f64) -> f64) -> f64 {
     let (Some(&first), Some(&last)) = (table.first(), table.last()) else { return 0.0 };
     let pair = table.windows(2).find(|pair| pair.iter().skip(1).any(|&(upper, _)| x <= upper));
@@ -119,6 +129,9 @@ mod tests {
         assert!((popularity(0.19) - 1440.0).abs() < 1e-6);
         assert!(popularity(1e-9) <= 6.0e8 && popularity(0.3) < 1440.0);
         assert!((at(&[], 0.5)).abs() < 1e-12);
+        let steps = (0..100_000).map(|i| at(&MEMORY_MB, (f64::from(i) + 0.5) / 1e5)).sum::<f64>() / 1e5;
+        assert!((mean(&MEMORY_MB) - steps).abs() < 0.01, "{steps}");
+        assert!((mean(&[(0.0, 2.0), (1.0, 2.0)]) - 2.0).abs() < 1e-9);
     }
 
     #[test]

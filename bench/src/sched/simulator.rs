@@ -227,9 +227,10 @@ pub fn run(
                 world.does(action)?;
             }
         }
-        // A scheduler that only ever wants to be woken would never end.
-        let over = coming.peek().is_none() && world.waiting == 0 && world.now >= cluster.horizon;
-        if let Some(at) = scheduler.wake().filter(|_| !over).map(|at| at.max(world.now + 1))
+        // What is only kept alive after the end is nobody's concern, and a scheduler that always wants to be woken
+        // would never end.
+        let matters = |at: &Time| *at <= cluster.horizon || world.waiting > 0;
+        if let Some(at) = scheduler.wake().map(|at| at.max(world.now + 1)).filter(matters)
             && woken.is_none_or(|woken| at < woken)
         {
             woken = Some(at);

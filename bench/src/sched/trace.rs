@@ -226,20 +226,26 @@ impl Population {
 
 impl Function {
     fn demand_gb_s(&self) -> f64 {
-        // The mean of a lognormal by its quartiles.
-        let [_, _, low, median, high, _, _] = self.durations_s;
-        let sigma = (high / low).ln() / 1.349;
-        median * (sigma * sigma / 2.0).exp() * f64::from(self.memory_mb) / 1024.0
+        self.mean_s() * f64::from(self.memory_mb) / 1024.0
+    }
+
+    /// The mean of what [`Function::run`] draws.
+    fn mean_s(&self) -> f64 {
+        published::mean(&self.rows())
+    }
+
+    fn rows(&self) -> [(f64, f64); 7] {
+        let mut rows = [(0.0, 0.0); 7];
+        for (row, pair) in rows.iter_mut().zip(published::PERCENTILES.into_iter().zip(self.durations_s)) {
+            *row = pair;
+        }
+        rows
     }
 
     /// The length of one run: a random point between the percentiles.
     fn run(&self, random: &mut StdRng) -> u64 {
         let share: f64 = random.random();
-        let mut rows = [(0.0, 0.0); 7];
-        for (row, pair) in rows.iter_mut().zip(published::PERCENTILES.into_iter().zip(self.durations_s)) {
-            *row = pair;
-        }
-        micros(published::at(&rows, share)).max(1)
+        micros(published::at(&self.rows(), share)).max(1)
     }
 
     fn minutes(&self, window: &Range<u32>, random: &mut StdRng) -> Minutes {
