@@ -2,7 +2,7 @@
 //!
 //! The scheduler knows of each node only how much memory its running sandboxes leave. It binds a call to a node; the
 //! node uses an idle sandbox of the function if it happens to have one, else it makes one and puts away the sandboxes
-//! that idle longest. Calls which no node has memory for wait in order.
+//! that idle longest. Calls which no node has memory for wait with their clients, who try again: what fits goes first.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -14,6 +14,9 @@ use super::simulator::{Action, Cluster, Input, SandboxId, Scheduler, Shape, Time
 
 /// Weight of the distance from home against the load.
 const ALPHA: f64 = 0.3;
+
+/// So many of those who wait try again when memory is available, the longest waiting first.
+const TRIES: usize = 64;
 
 /// How a node is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,9 +167,8 @@ impl Scheduler for NodeGrained {
     fn step(&mut self, _: Time, input: Input, actions: &mut Vec<Action>) {
         match input {
             Input::Wake => (),
-            // Nobody overtakes those that wait.
             Input::Call { call, function } => {
-                if !self.waiting.is_empty() || !self.place(call, function, actions) {
+                if !self.place(call, function, actions) {
                     self.waiting.push_back((call, function));
                 }
             }
@@ -177,10 +179,13 @@ impl Scheduler for NodeGrained {
             }
             Input::Done { sandbox } => {
                 self.idle(sandbox);
-                while let Some(&(call, function)) = self.waiting.front()
-                    && self.place(call, function, actions)
-                {
-                    self.waiting.pop_front();
+                let mut at = 0;
+                while let Some(&(call, function)) = self.waiting.get(at).filter(|_| at < TRIES) {
+                    if self.place(call, function, actions) {
+                        self.waiting.remove(at);
+                    } else {
+                        at += 1;
+                    }
                 }
             }
         }

@@ -117,6 +117,9 @@ pub struct Outcome {
     pub created: u32,
     /// Most answers a second in ten seconds.
     pub throughput: f64,
+    /// The same among those ten seconds at whose end not more calls wait than are answered in one second: what is
+    /// offered is served, all of it and not only what is quick.
+    pub sustained: f64,
     /// Memory of sandboxes that are made or run, share of all; mean over the seconds.
     pub memory: f64,
     /// Standard deviation of the same across nodes; mean over the seconds.
@@ -408,6 +411,9 @@ impl World<'_> {
         if (self.window.0 + 1) * WINDOW <= self.cluster.horizon {
             let rate = f64::from(self.window.1) / seconds(WINDOW);
             self.outcome.throughput = self.outcome.throughput.max(rate);
+            if f64::from(self.waiting) <= rate {
+                self.outcome.sustained = self.outcome.sustained.max(rate);
+            }
         }
     }
 
