@@ -117,9 +117,12 @@ impl Account {
         self.coming() >= bytes && self.places() > 0
     }
 
-    /// Whether it can begin at once: nothing is owed to others and nothing needs to come back first.
-    pub(crate) fn fits(&self, bytes: u64) -> bool {
-        self.part(Part::Promised).sandboxes == 0 && self.begins(bytes)
+    /// Whether it can begin at once: nothing is owed to others and nothing needs to come back first. It takes what is
+    /// promised for its images too.
+    pub(crate) fn fits(&self, bytes: u64, promised: u64) -> bool {
+        self.part(Part::Promised).sandboxes == 0
+            && self.coming() >= bytes
+            && self.begins(bytes.saturating_add(promised))
     }
 
     /// Whether the first of those with a promise can begin.
@@ -205,11 +208,13 @@ mod tests {
         let mut account = Account::new(100, 9);
         account.add(Part::Active, 40);
         account.add(Part::Idle, 50);
-        assert!(account.could_fit(60) && !account.could_fit(61) && !account.will_fit(11) && account.fits(10));
+        assert!(
+            account.could_fit(60) && !account.could_fit(61) && !account.will_fit(11) && account.fits(10, 0)
+        );
         account.shift(Part::Idle, Part::Draining, 50);
-        assert!(account.will_fit(60) && !account.fits(60));
+        assert!(account.will_fit(60) && !account.fits(60, 0));
         account.add(Part::Promised, 60);
-        assert!(!account.could_fit(1) && !account.fits(1), "free memory is promised too");
+        assert!(!account.could_fit(1) && !account.fits(1, 0), "free memory is promised too");
         account.take(Part::Draining, 50);
         assert!(account.begins(60));
         account.shift(Part::Promised, Part::Active, 60);
@@ -228,6 +233,10 @@ mod tests {
         assert_eq!((account.coming(), account.free()), (70, 70));
         account.promise_image(&mut image, 45);
         assert_eq!((account.coming(), account.free()), (55, 70), "it grew");
+        assert!(
+            account.fits(55, 0) && !account.fits(56, 0) && !account.fits(55, 16),
+            "what is promised is not free"
+        );
         account.leave_image(&mut image);
         account.leave_image(&mut image);
         assert_eq!((account.coming(), account.free()), (100, 100));
@@ -240,8 +249,8 @@ mod tests {
         account.add(Part::Idle, 1);
         assert!(account.could_fit(1) && !account.will_fit(1));
         account.shift(Part::Idle, Part::Draining, 1);
-        assert!(account.will_fit(1) && !account.fits(1));
+        assert!(account.will_fit(1) && !account.fits(1, 0));
         account.take(Part::Draining, 1);
-        assert!(account.fits(1));
+        assert!(account.fits(1, 0));
     }
 }

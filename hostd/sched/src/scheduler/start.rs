@@ -35,7 +35,7 @@ impl Scheduler {
         let node = &self.nodes[n as usize];
         let blank = node.blanks.last().copied().filter(|_| {
             let there = self.config.blank_bytes.min(private);
-            node.account.fits(need - there)
+            node.account.fits(need - there, self.promised(f, n))
         });
         while blank.is_none() && !self.nodes[n as usize].account.will_fit(need) {
             self.evict(n, out)?;
@@ -75,6 +75,13 @@ impl Scheduler {
             self.begin_pending(n, out);
         }
         Some(slot)
+    }
+
+    /// What is promised on a node for images of the function and not taken: by a start that was given up.
+    fn promised(&self, f: u32, n: u32) -> u64 {
+        let base = self.functions[f as usize].spec.base.map_or(0, |base| self.base(n, base.0).promised());
+        let place = self.find_place(f, n);
+        base + place.map_or(0, |place| self.places[place as usize].snapshot.promised())
     }
 
     pub(super) fn new_slot(&mut self, sandbox: Sandbox) -> Option<u32> {

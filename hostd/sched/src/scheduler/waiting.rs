@@ -283,7 +283,7 @@ impl Scheduler {
                 return false;
             }
             let bytes = self.config.blank_bytes;
-            if !node.account.fits(bytes) {
+            if !node.account.fits(bytes, 0) {
                 return true;
             }
             let blank = Sandbox::new(n, NOWHERE, NOWHERE, bytes, How::Blank, Why::Refill, self.now);
