@@ -53,6 +53,8 @@ const SMALL_RATIOS: &[Ratio] = &[
     ("cold-starts", "cold_percent", "10 nodes 200/s", "ma-mc", "sticky-random", "@200"),
     ("p99", "p99_ms", "10 nodes 100/s", "ma-mc", "sticky-random", ""),
     ("p99", "p99_ms", "10 nodes 200/s", "ma-mc", "sticky-random", "@200"),
+    ("throughput", "throughput", "10 nodes rising", "greedy-dual", "sticky-random", ""),
+    ("sustained", "sustained", "10 nodes rising", "greedy-dual", "sticky-random", ""),
     ("throughput", "throughput", "10 nodes rising", "mote", "sticky-random", ""),
     ("sustained", "sustained", "10 nodes rising", "mote", "sticky-random", ""),
     ("cold-starts", "cold_percent", "10 nodes 100/s", "mote", "sticky-random", ""),
@@ -73,6 +75,8 @@ const LARGE_RATIOS: &[Ratio] = &[
 const KEEP_ALIVE_RATIOS: &[Ratio] = &[
     ("cold-starts", "cold_percent", "keep-alive", "histogram", "fixed-10", ""),
     ("waste", "waste_gb_s", "keep-alive", "histogram", "fixed-10", ""),
+    ("cold-starts", "cold_percent", "keep-alive", "histogram-1h", "fixed-10", ""),
+    ("waste", "waste_gb_s", "keep-alive", "histogram-1h", "fixed-10", ""),
     ("cold-starts", "cold_percent", "keep-alive", "histogram", "fixed-20", ""),
     ("waste", "waste_gb_s", "keep-alive", "histogram", "fixed-20", ""),
 ];

@@ -34,11 +34,20 @@ pub fn all() -> Vec<(&'static str, Kind)> {
     ];
     let mut all: Vec<_> = nodes.into_iter().map(|(name, policy)| (name, Kind::Nodes(policy))).collect();
     all.extend(pairs.map(|(name, warm, placement)| (name, Kind::Mote(Box::new(pair(warm, placement, 0))))));
-    let product = Config { sample: 0, ..unlimited() };
-    all.push(("mote", Kind::Mote(Box::new(product.clone()))));
-    let greedy = Config { eviction: Eviction::GreedyDual, ..product };
+    all.push(product());
+    let greedy = Config { eviction: Eviction::GreedyDual, ..unlimited() };
     all.push(("greedy-dual", Kind::Mote(Box::new(greedy))));
     all
+}
+
+/// As it is delivered.
+fn product() -> (&'static str, Kind) {
+    ("mote", Kind::Mote(Box::new(unlimited())))
+}
+
+/// Those whose CPU time is measured.
+pub fn timed() -> Vec<(&'static str, Kind)> {
+    large().into_iter().chain([product()]).collect()
 }
 
 /// Those of larger clusters: with and without sampling.
@@ -53,13 +62,19 @@ pub fn large() -> Vec<(&'static str, Kind)> {
 
 /// Ways to keep sandboxes alive.
 pub fn keep_alive() -> Vec<(&'static str, Kind)> {
+    let fixed = |fixed_s| Config { keep_alive: KeepAlive::Fixed, fixed_s, ..unlimited() };
+    let histogram = Config { keep_alive: KeepAlive::HybridHistogram, ..unlimited() };
+    let mut short = Config { fixed_s: 360.0, ..histogram.clone() };
+    short.histogram.bin_s = 60.0;
+    short.histogram.bins = 60;
     let ways = [
-        ("fixed-10", KeepAlive::Fixed, 600.0),
-        ("fixed-20", KeepAlive::Fixed, 1200.0),
-        ("histogram", KeepAlive::HybridHistogram, Config::default().fixed_s),
+        ("fixed-10", fixed(600.0)),
+        ("fixed-20", fixed(1200.0)),
+        ("histogram", histogram),
+        // Looks ahead for an hour at most, and is less patient where it knows nothing.
+        ("histogram-1h", short),
     ];
-    let config = |keep_alive, fixed_s| Config { keep_alive, fixed_s, ..unlimited() };
-    ways.map(|(name, way, fixed_s)| (name, Kind::Mote(Box::new(config(way, fixed_s))))).into()
+    ways.map(|(name, config)| (name, Kind::Mote(Box::new(config)))).into()
 }
 
 /// As the dissertation has it: a sandbox belongs to the call it was made for, a node puts away what idles longest.

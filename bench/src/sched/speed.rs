@@ -15,7 +15,7 @@ const RATE: f64 = 2000.0;
 /// Measures all of larger clusters, in turn.
 pub fn measure(laboratory: &Laboratory, report: &mut Report, runs: u32) -> Outcome<()> {
     let (cluster, shapes, calls) = laboratory.busy(NODES, 2 * NODE_MB, RATE);
-    let kinds = policies::large();
+    let kinds = policies::timed();
     let mut recorded: Vec<(Vec<(Time, Input)>, usize)> = Vec::new();
     for (name, kind) in &kinds {
         let mut inputs = Vec::new();
@@ -61,9 +61,12 @@ pub fn measure(laboratory: &Laboratory, report: &mut Report, runs: u32) -> Outco
         part.modes.insert((*name).to_owned(), mode);
     }
     let speed = |mode: &str| part.modes.get(mode)?.counts.get("decisions_per_s").copied();
-    let (sampled, all) = (speed("ma-mc-sampled"), speed("ma-mc"));
-    report.ratios.extend(sampled.map(|speed| ("decisions_per_s".to_owned(), speed)));
-    report.ratios.extend(all.map(|speed| ("decisions_per_s:ma-mc".to_owned(), speed)));
+    let keys = [
+        ("ma-mc-sampled", "decisions_per_s"),
+        ("ma-mc", "decisions_per_s:ma-mc"),
+        ("mote", "decisions_per_s:mote"),
+    ];
+    report.ratios.extend(keys.into_iter().filter_map(|(mode, key)| Some((key.to_owned(), speed(mode)?))));
     Ok(())
 }
 
