@@ -16,8 +16,7 @@ use crate::figures::{Mode, Report, quantile};
 pub const NODE_MB: u32 = 20 * 1024;
 
 /// GB·s of the mean call. The dissertation's 50 nodes answer at most 1700 calls a second: 0.59 GB·s for each, a part
-/// of it for starts. With this 10 nodes are half full of running sandboxes at 200 calls a second, and 400 a second are
-/// the most there can be.
+/// of it for starts. With this 10 nodes are about half full of running sandboxes at 200 calls a second.
 const DEMAND: RangeInclusive<f64> = 0.45..=0.55;
 
 /// One row of a comparison: how many nodes under which load.
