@@ -31,13 +31,15 @@ pub fn fingerprint(record: &FunctionRecord, config: &Config, system: &str) -> St
         "kind": settings.kind,
         "records": settings.records,
         "warm_up": settings.warm_up.as_deref(),
-        "tenant": tenant(record),
+        "tenant": settings.tenant,
     }))
 }
 
-/// How snapshots of a function are taken and restored.
+/// In which network a function runs, and how its snapshots are taken and restored.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Name of its tenant.
+    pub tenant: String,
     /// What they hold.
     pub kind: SnapshotKind,
     /// How memory comes back.
@@ -60,13 +62,9 @@ impl Settings {
         };
         let mode = wishes.restore.unwrap_or(config.snapshot.mode);
         let records = kind == SnapshotKind::Warm || matches!(mode, RestoreMode::Faasnap | RestoreMode::Reap);
-        Self { kind, mode, records, warm_up: wishes.warm_up.filter(|_| records) }
+        let tenant = wishes.tenant().to_owned();
+        Self { tenant, kind, mode, records, warm_up: wishes.warm_up.filter(|_| records) }
     }
-}
-
-/// Name of the tenant whose function it is.
-pub fn tenant(record: &FunctionRecord) -> String {
-    Wishes::of(&record.config.tags).unwrap_or_default().tenant()
 }
 
 /// Name of the base this function starts from, and a digest of everything that depends on.

@@ -130,12 +130,12 @@ pub async fn obtain(
 /// A new sandbox is to have a place in its tenant's network, an idle one's if there is no other.
 async fn place(service: &Arc<Service>, call: &Call, mut grant: Grant) -> Result<Grant, JoinError> {
     let (Grant::Restore(lease, ..) | Grant::Cold(lease, _)) = &mut grant else { return Ok(grant) };
-    let tenant = function::tenant(&call.function);
+    let tenant = service.settings(&call.function).tenant;
     let mut attempts = ATTEMPTS;
     let place = loop {
         match service.networks.join(&tenant).await {
             Ok(place) => break place,
-            Err(JoinError::Unknown { tenant, known }) => return Err(JoinError::Unknown { tenant, known }),
+            Err(error @ JoinError::Unknown { .. }) => return Err(error),
             Err(error) => {
                 attempts -= 1;
                 if attempts == 0 || !service.pool.make_room(&tenant).await {

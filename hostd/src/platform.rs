@@ -240,8 +240,11 @@ fn answered(served: Served) -> Result<Served, ApiError> {
 
 /// A function is of a tenant there is.
 fn check_tenant(service: &Service, tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let tenant = Wishes::of(tags).unwrap_or_default().tenant();
-    service.networks.check(&tenant).map_err(|error| ApiError::InvalidParameterValue(error.to_string()))
+    let wishes = Wishes::of(tags).unwrap_or_default();
+    service
+        .networks
+        .check(wishes.tenant())
+        .map_err(|error| ApiError::InvalidParameterValue(error.to_string()))
 }
 
 fn serve_error(error: &ServeError) -> ApiError {
@@ -296,7 +299,7 @@ impl Platform for Appliance {
         let created = deploy::create(service, request.name, config, request.zip).await;
         if let Ok(record) = &created {
             // Behind the answer: it is there when the function is called.
-            let (service, tenant) = (Arc::clone(service), function::tenant(record));
+            let (service, tenant) = (Arc::clone(service), service.settings(record).tenant);
             tokio::spawn(async move { service.networks.prepare(&tenant).await });
         }
         created.map(describe).map_err(|error| self.deploy_error(&error))

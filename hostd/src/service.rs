@@ -91,8 +91,9 @@ impl Service {
     /// Makes the networks of tenants with functions, and that of functions without a tenant, before they are called.
     pub async fn prepare_networks(self: Arc<Self>) {
         let functions = self.store.functions().unwrap_or_default();
-        let mut tenants: BTreeSet<String> = functions.iter().map(function::tenant).collect();
-        tenants.insert(Wishes::default().tenant());
+        let mut tenants: BTreeSet<String> =
+            functions.iter().map(|record| self.settings(record).tenant).collect();
+        tenants.insert(Wishes::default().tenant().to_owned());
         for tenant in tenants {
             self.networks.prepare(&tenant).await;
         }
@@ -103,7 +104,7 @@ impl Service {
         function::fingerprint(record, &self.config, &self.system)
     }
 
-    /// How snapshots of this function are taken and restored.
+    /// In which network this function runs, and how its snapshots are taken and restored.
     pub fn settings(&self, record: &FunctionRecord) -> Settings {
         Settings::of(record, &self.config)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use mote_particle::netlink::{Netlink, index_of};
 use mote_particle::netns::Netns;
+use mote_particle::nft::{Egress, Nft, TenantRules, tenant_table};
 use mote_particle::overlay::{DEVICE, Overlay};
 use mote_particle::{Ebpf, Endpoint, Network, Node, Plan, Shape, Tenant};
 
@@ -95,15 +96,21 @@ pub fn tenant() -> Outcome<Tenant> {
     Tenant::new(7).ok_or_else(|| "No tenant".into())
 }
 
-/// A tenant's network, joined to the overlay of a machine.
+/// Messages to netfilter a network takes: its filter is one batch.
+const FILTER_CALLS: u64 = 1;
+
+/// A tenant's network with its filter, joined to the overlay of a machine.
 pub fn network(host: &Netns, node: u8, endpoints: u16) -> Outcome<(Network, Overlay, u64)> {
     let (plan, tenant, node_number) = (plan()?, tenant()?, Node(node.into()));
     let shape = Shape { endpoints, mtu: MTU, quarantine: Duration::ZERO, ebpf: Ebpf::All };
     let network = Network::create(plan.subnet(node_number, tenant)?, &shape)?;
+    let gateway = network.subnet().gateway();
+    let rules = TenantRules { plan, tenant, gateway, egress: Egress::None, flows: 0 };
+    network.netns().run(|| Nft::open()?.replace(&tenant_table(&rules)))??;
     let overlay = Overlay { plan, tenant, node: node_number, local: underlay(node).into(), mtu: MTU };
     let outer = host.run(Netlink::open)??;
     overlay.create(&outer, network.netns())?;
-    Ok((network, overlay, outer.calls()))
+    Ok((network, overlay, outer.calls() + FILTER_CALLS))
 }
 
 /// Ours: everything that is made in advance is counted.

@@ -78,7 +78,7 @@ impl Wishes {
     }
 
     /// Name of the tenant.
-    pub fn tenant(self) -> String {
-        self.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned())
+    pub fn tenant(&self) -> &str {
+        self.tenant.as_deref().unwrap_or(DEFAULT_TENANT)
     }
 }

@@ -55,6 +55,14 @@ pub enum NetlinkError {
     },
 }
 
+impl NetlinkError {
+    /// Whether what was to be made is there already.
+    pub(crate) fn exists(&self) -> bool {
+        let Self::Refused { source: rtnetlink::Error::NetlinkError(answer), .. } = self else { return false };
+        answer.raw_code() == -libc::EEXIST
+    }
+}
+
 /// A netlink socket of the namespace it was opened in. Calls wait for the kernel's answer.
 #[derive(Debug)]
 pub struct Netlink {

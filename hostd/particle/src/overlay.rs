@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv6Net;
 use rtnetlink::packet_route::route::RouteProtocol;
@@ -23,6 +25,12 @@ pub const OVERHEAD: u16 = 14 + 40 + 8 + 8;
 
 /// What IPv6 needs at least (RFC 8200, section 5).
 const LEAST_MTU: u16 = 1280;
+
+/// How long a namespace whose process was killed may take to go, and its device with it.
+const LEFTOVER: Duration = Duration::from_secs(5);
+
+/// How often it is looked for.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +112,13 @@ impl Overlay {
             IpAddr::V4(local) => link.local(local),
             IpAddr::V6(local) => link.local6(local).udp_zero_csum6_tx(true).udp_zero_csum6_rx(true),
         };
-        outer.add_link("make the VXLAN device", link.build())?;
+        let (link, end) = (link.build(), Instant::now() + LEFTOVER);
+        loop {
+            match outer.add_link("make the VXLAN device", link.clone()) {
+                Err(error) if error.exists() && Instant::now() < end => thread::sleep(AGAIN),
+                made => break made?,
+            }
+        }
         inner.run(|| {
             let netlink = Netlink::open()?;
             let index = index_of(DEVICE)?;

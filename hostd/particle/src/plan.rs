@@ -251,6 +251,11 @@ pub struct TapPlan {
 }
 
 impl TapPlan {
+    /// How many of the first endpoints behind it are never a sandbox's.
+    pub fn reserved(&self) -> u16 {
+        if self.number == 0 { RESERVED } else { 0 }
+    }
+
     /// What is routed to it, IPv4.
     pub fn v4(&self) -> Ipv4Net {
         Ipv4Net::new_assert(self.first.v4, self.prefix(32))

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use rtnetlink::LinkUnspec;
 
-use crate::bpf::{self, BpfError, Direction, Guard, Permitted, Program};
+use crate::bpf::{self, BpfError, Guard, Permitted, Program, Shortcut};
 use crate::netlink::{Netlink, NetlinkError, index_of};
 use crate::plan::{ENDPOINTS_PER_TAP, Layout, TapPlan};
 use crate::sysctl::{self, SysctlError};
@@ -41,6 +41,7 @@ const SET_IFF: libc::c_ulong = 0x4004_54ca;
 const SET_OFFLOAD: libc::c_ulong = 0x4004_54d0;
 const SET_HEADER: libc::c_ulong = 0x4004_54d8;
 const SET_STEERING: libc::c_ulong = 0x8004_54e0;
+const SET_FILTER: libc::c_ulong = 0x8004_54e1;
 
 /// A TAP device that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -121,16 +122,16 @@ pub struct Tap {
 #[derive(Debug)]
 struct Guards {
     permitted: Permitted,
-    _outgoing: Guard,
     /// Of a device whose addresses are known.
     _incoming: Option<Guard>,
 }
 
 impl Guards {
-    fn place(index: u32) -> Result<Self, BpfError> {
+    fn place(queue: &File, index: u32) -> Result<Self, BpfError> {
         let permitted = Permitted::none(ENDPOINTS_PER_TAP)?;
-        let outgoing = Guard::place(&bpf::guard_out(&permitted)?, index, Direction::Out)?;
-        Ok(Self { permitted, _outgoing: outgoing, _incoming: None })
+        let program = bpf::guard_out(&permitted)?;
+        set_program(queue, SET_FILTER, &program).map_err(|source| BpfError::Attach { index, source })?;
+        Ok(Self { permitted, _incoming: None })
     }
 }
 
@@ -152,7 +153,7 @@ impl Tap {
         match plan.layout {
             Layout::Shared => {
                 let steering = bpf::steer().map_err(guarded)?;
-                steer(&first, &steering)
+                set_program(&first, SET_STEERING, &steering)
                     .map_err(|source| TapError::Steering { name: name.clone(), source })?;
             }
             Layout::Own => {
@@ -160,7 +161,7 @@ impl Tap {
             }
         }
         let guards = match sources {
-            Sources::Programs => Some(Guards::place(index).map_err(guarded)?),
+            Sources::Programs => Some(Guards::place(&first, index).map_err(guarded)?),
             Sources::Routes => None,
         };
         // Before the other queues are opened, which take their length from the device.
@@ -189,8 +190,13 @@ impl Tap {
     pub fn address(&mut self, plan: &TapPlan) -> Result<(), TapError> {
         if let Some(guards) = &mut self.guards {
             let guarded = |source| TapError::Guard { name: self.name.clone(), source };
-            let program = bpf::guard_in(plan.first).map_err(guarded)?;
-            let guard = Guard::place(&program, self.index, Direction::In).map_err(guarded)?;
+            // Whom the source check lets through may send to anybody here: the filter would say the same.
+            let shortcut = match plan.layout {
+                Layout::Shared => Some(Shortcut { index: self.index, reserved: plan.reserved() }),
+                Layout::Own => None,
+            };
+            let program = bpf::guard_in(plan.first, shortcut).map_err(guarded)?;
+            let guard = Guard::place(&program, self.index).map_err(guarded)?;
             guards._incoming = Some(guard);
         }
         self.plan = *plan;
@@ -292,11 +298,11 @@ fn set_offload(queue: &File, name: &str) -> Result<(), TapError> {
     answered(done, "set the offloads", name)
 }
 
-/// Lets a program choose the queue.
-fn steer(queue: &File, program: &Program) -> io::Result<()> {
+/// Lets a program choose the queue of frames, or which are taken at all.
+fn set_program(queue: &File, request: libc::c_ulong, program: &Program) -> io::Result<()> {
     let mut descriptor = program.as_fd().as_raw_fd();
     // SAFETY: this call reads a descriptor's number, and keeps no pointer to it.
-    let done = unsafe { libc::ioctl(queue.as_raw_fd(), SET_STEERING, &raw mut descriptor) };
+    let done = unsafe { libc::ioctl(queue.as_raw_fd(), request, &raw mut descriptor) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -51,6 +51,29 @@ fn endpoints_hear_each_other_by_both_protocols() {
     }
 }
 
+/// IPv4 packets the calling thread's namespace passed on.
+fn passed_on() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+    let at = lines.next().unwrap().split(' ').position(|name| name == "ForwDatagrams").unwrap();
+    lines.next().unwrap().split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+#[test]
+fn from_queue_to_queue_of_a_device_there_is_a_shortcut() {
+    let Some(_turn) = turn() else { return };
+    let network = network(&Shape { endpoints: 300, ..SHAPE });
+    let all: Vec<_> = (0..300).map(|_| network.attach().unwrap()).collect();
+    let passed = || network.netns().run(passed_on).unwrap();
+    for (to, more) in [(1, 0), (253, 0), (254, 1), (299, 1)] {
+        let before = passed();
+        let [source, target] = [0, to].map(|number| both(all[number].addresses())[0]);
+        send(&all[0], source, target, "hello");
+        assert_eq!(receive(&all[to], SOON).unwrap().2, "hello");
+        assert_eq!(passed() - before, more, "to {to}");
+    }
+}
+
 #[test]
 fn a_source_of_somebody_else_is_dropped() {
     let Some(_turn) = turn() else { return };

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use mote_particle::nft::Egress as Reach;
+use mote_particle::dns;
+use mote_particle::nft::Egress;
 use mote_particle::plan::RESERVED;
 use mote_particle::{Ebpf, Node, Plan, Shape, Tenant, overlay};
 use serde::Deserialize;
@@ -21,12 +22,6 @@ const MAX_PEERS: usize = 1024;
 
 /// Most networks made in advance.
 const MAX_BLANKS: usize = 16;
-
-/// Longest label of a name (RFC 1035, section 2.3.4).
-const MAX_LABEL: usize = 63;
-
-/// Port at which names are asked for.
-const NAMES: u16 = 53;
 
 /// Ranges that mean something else to every machine, or to the cloud it is in.
 const TAKEN: &[(&str, &str)] = &[
@@ -81,29 +76,6 @@ pub struct TenantConfig {
     pub egress: Egress,
     /// Sandboxes it may have at once on this machine; as many as there are endpoints if not given.
     pub max_sandboxes: Option<u16>,
-}
-
-/// Where sandboxes may go beside to each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Egress {
-    /// Nowhere.
-    #[default]
-    None,
-    /// To public addresses.
-    Internet,
-    /// To the networks of the place the machine stands in, too.
-    All,
-}
-
-impl From<Egress> for Reach {
-    fn from(egress: Egress) -> Self {
-        match egress {
-            Egress::None => Self::None,
-            Egress::Internet => Self::Internet,
-            Egress::All => Self::All,
-        }
-    }
 }
 
 /// Packets and bytes a second, each way, of one sandbox.
@@ -212,7 +184,7 @@ impl Network {
         };
         let peer = |peer: &Peer| overlay::Peer { node: Node(peer.node), address: peer.address };
         let peers = self.peers.iter().map(peer).collect();
-        let resolvers = self.resolvers.iter().map(|address| SocketAddr::new(*address, NAMES)).collect();
+        let resolvers = self.resolvers.iter().map(|address| SocketAddr::new(*address, dns::PORT)).collect();
         let (node, mtu, blanks) = (Node(self.node), self.mtu, self.blanks);
         Some(Layout { plan, node, shape, blanks, peers, mtu, resolvers, rates, tenants })
     }
@@ -259,8 +231,9 @@ impl Network {
             let at = |key| [At::Key("tenants"), At::Index(index), At::Key(key)];
             if !is_label(&tenant.name) {
                 let said = format!(
-                    "'{}' is no name for a tenant: give 1 to {MAX_LABEL} small letters, digits and hyphens",
-                    tenant.name.escape_debug()
+                    "'{}' is no name for a tenant: give 1 to {} small letters, digits and hyphens",
+                    tenant.name.escape_debug(),
+                    dns::LABEL_LIMIT
                 );
                 wrong(&at("name"), said);
             }
@@ -291,11 +264,11 @@ fn taken(network: IpNet) -> Option<(IpNet, &'static str)> {
 /// Whether a text can be part of a name as it is.
 fn is_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=MAX_LABEL).contains(&text.len())
+    (1..=dns::LABEL_LIMIT).contains(&text.len())
         && text.bytes().all(plain)
         && !text.starts_with('-')
         && !text.ends_with('-')
-        && text != "self"
+        && text != dns::SELF
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ mod place;
 mod tenancy;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mote_particle::AttachError;
@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::config::Layout;
-use crate::text::chain;
 
 pub use place::Place;
-use tenancy::{MakeError, Shared, Tenancy};
+use tenancy::{Shared, Tenancy};
 
 /// Why a sandbox has no place in its tenant's network, and cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -59,23 +58,20 @@ pub struct Networks {
     shared: Option<Arc<Shared>>,
     /// Why there is none at all.
     problem: Option<String>,
-    /// Networks that could not be made, and why: sandboxes have none then.
-    failed: Mutex<BTreeMap<String, String>>,
 }
 
 impl Networks {
     /// The networks of a layout; without one, sandboxes have no network, for the reason given.
     pub fn new(layout: Result<Layout, String>) -> Self {
-        let failed = Mutex::default();
         match layout {
             Ok(layout) => {
                 let shared = Arc::new(Shared { layout, outside: OnceCell::new() });
                 let tenancy = |name: &String| Tenancy::new(name, &shared).map(Arc::new);
                 let names = shared.layout.tenants.keys();
                 let tenancies = names.filter_map(|name| Some((name.clone(), tenancy(name)?))).collect();
-                Self { tenancies, shared: Some(shared), problem: None, failed }
+                Self { tenancies, shared: Some(shared), problem: None }
             }
-            Err(problem) => Self { tenancies: BTreeMap::new(), shared: None, problem: Some(problem), failed },
+            Err(problem) => Self { tenancies: BTreeMap::new(), shared: None, problem: Some(problem) },
         }
     }
 
@@ -101,24 +97,13 @@ impl Networks {
             return Ok(None);
         }
         let tenancy = self.tenancies.get(tenant).ok_or_else(|| self.unknown(tenant))?;
-        match tenancy.live().await {
-            Ok(live) => {
-                self.failed().remove(tenant);
-                tenancy.attach(live).map(Some)
-            }
-            Err(error) => {
-                self.not_made(tenant, &error);
-                Ok(None)
-            }
-        }
+        tenancy.live().await.map(|live| tenancy.attach(live)).transpose()
     }
 
     /// Makes a tenant's network before anybody asks.
     pub async fn prepare(&self, tenant: &str) {
-        if let Some(tenancy) = self.tenancies.get(tenant)
-            && let Err(error) = tenancy.live().await
-        {
-            self.not_made(tenant, &error);
+        if let Some(tenancy) = self.tenancies.get(tenant) {
+            tenancy.live().await;
         }
     }
 
@@ -127,23 +112,14 @@ impl Networks {
         self.shared.as_ref().map_or(Duration::ZERO, |shared| shared.layout.shape.quarantine)
     }
 
-    fn not_made(&self, tenant: &str, error: &MakeError) {
-        let error = chain(error);
-        tracing::error!(tenant, error, "No network: sandboxes start without one");
-        self.failed().insert(tenant.to_owned(), error);
-    }
-
-    fn failed(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What is wrong, for people.
     pub fn problem(&self) -> Option<String> {
-        let failed = self.failed();
-        let failed = failed.first_key_value().map(|(tenant, error)| {
-            format!("Sandboxes of tenant '{tenant}' start without a network: {error}")
-        });
-        self.problem.clone().or(failed)
+        let failed = || {
+            let (tenant, error) =
+                self.tenancies.iter().find_map(|(name, tenancy)| Some((name, tenancy.failure()?)))?;
+            Some(format!("Sandboxes of tenant '{tenant}' start without a network: {error}"))
+        };
+        self.problem.clone().or_else(failed)
     }
 
     /// For operators: every tenant's network.

@@ -69,7 +69,7 @@ impl Outside {
     /// When the kernel refuses.
     pub fn open(layout: &Layout) -> Result<Self, OutsideError> {
         // Nobody goes out: then nothing is passed on.
-        let out = layout.tenants.values().any(|(_, config)| Egress::from(config.egress) != Egress::None);
+        let out = layout.tenants.values().any(|(_, config)| config.egress != Egress::None);
         let outside = uplink::Outside {
             plan: layout.plan,
             links: Links::default(),

@@ -3,44 +3,31 @@
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
-use mote_particle::dns::{Directory, Listed};
+use mote_particle::dns::{self, Listed};
 use mote_particle::{Addresses, Endpoint};
 use mote_protocol::NetworkSpec;
 
-use super::tenancy::{Share, Tenancy};
-
-/// Domain of all sandboxes' names.
-const DOMAIN: &str = "mote";
+use super::tenancy::Share;
 
 /// A place; given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     // Before the endpoint: a name goes first.
     listed: Option<Listed>,
-    directory: Directory,
     endpoint: Endpoint,
-    tenancy: Arc<Tenancy>,
-    gateway: Addresses,
-    _share: Share,
+    share: Share,
 }
 
 impl Place {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        directory: Directory,
-        gateway: Addresses,
-        share: Share,
-        tenancy: Arc<Tenancy>,
-    ) -> Self {
-        Self { listed: None, directory, endpoint, tenancy, gateway, _share: share }
+    pub(super) fn new(endpoint: Endpoint, share: Share) -> Self {
+        Self { listed: None, endpoint, share }
     }
 
-    /// From now on the sandbox is found by its function's name. Some functions have names that are none of DNS.
+    /// From now on the sandbox is found by its function's name.
     pub fn announce(&mut self, function: &str) {
         if self.listed.is_none() {
-            self.listed = self.directory.insert(function, self.addresses()).ok();
+            self.listed = self.share.tenancy().list(function, self.addresses());
         }
     }
 
@@ -51,19 +38,20 @@ impl Place {
 
     /// Name of the tenant.
     pub fn tenant(&self) -> &str {
-        &self.tenancy.config.name
+        &self.share.tenancy().config.name
     }
 
     /// What the agent is told.
     pub fn spec(&self) -> NetworkSpec {
         let Addresses { v4, v6 } = self.addresses();
+        let gateway = self.share.tenancy().gateway();
         NetworkSpec {
             v4,
             v6,
-            gateway_v4: self.gateway.v4,
-            gateway_v6: self.gateway.v6,
-            mtu: self.tenancy.shared.layout.shape.mtu,
-            search: vec![format!("{}.{DOMAIN}", self.tenant()), DOMAIN.to_owned()],
+            gateway_v4: gateway.v4,
+            gateway_v6: gateway.v6,
+            mtu: self.share.tenancy().shared.layout.shape.mtu,
+            search: vec![format!("{}.{}", self.tenant(), dns::DOMAIN), dns::DOMAIN.to_owned()],
         }
     }
 
@@ -79,7 +67,7 @@ impl Place {
     pub fn argument(&self, fd: i32) -> String {
         let Addresses { v4, v6 } = self.addresses();
         let mac = self.endpoint.mac().map(|byte| format!("{byte:02x}")).join(":");
-        let layout = &self.tenancy.shared.layout;
+        let layout = &self.share.tenancy().shared.layout;
         let mut text = format!("fd:{fd},mac={mac},mtu={},v4={v4},v6={v6}", layout.shape.mtu);
         for way in ["tx", "rx"] {
             if let Some(packets) = layout.rates.packets {

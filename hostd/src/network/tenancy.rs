@@ -1,13 +1,13 @@
 //! One tenant on this machine: its namespace once that is made, and how many sandboxes it has.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mote_particle::dns::{self, Directory, SocketError, Sockets, Upstream, Zone, ZoneError};
+use mote_particle::dns::{self, Directory, Listed, SocketError, Sockets, Upstream, Zone, ZoneError};
 use mote_particle::netns::NetnsError;
 use mote_particle::nft::Egress;
 use mote_particle::uplink::Uplink;
-use mote_particle::{Network, Steering, Subnet, Tenant};
+use mote_particle::{Addresses, Network, Steering, Subnet, Tenant};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
@@ -64,6 +64,8 @@ pub struct Tenancy {
     pub(super) config: TenantConfig,
     pub(super) shared: Arc<Shared>,
     live: OnceCell<Live>,
+    /// Why its network could not be made, when that was tried last.
+    failure: Mutex<Option<String>>,
     /// Sandboxes it has.
     sandboxes: AtomicU16,
 }
@@ -87,6 +89,13 @@ impl Drop for Live {
 #[derive(Debug)]
 pub struct Share(Arc<Tenancy>);
 
+impl Share {
+    /// Of which tenant.
+    pub fn tenancy(&self) -> &Tenancy {
+        &self.0
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         self.0.sandboxes.fetch_sub(1, Ordering::Relaxed);
@@ -100,23 +109,46 @@ impl Tenancy {
         let (tenant, config) = layout.tenants.get(name)?.clone();
         // Every machine of a layout that was checked has one.
         let subnet = layout.plan.subnet(layout.node, tenant).ok()?;
-        let (live, sandboxes) = (OnceCell::new(), AtomicU16::new(0));
-        Some(Self { tenant, subnet, config, shared: Arc::clone(shared), live, sandboxes })
+        Some(Self {
+            tenant,
+            subnet,
+            config,
+            shared: Arc::clone(shared),
+            live: OnceCell::new(),
+            failure: Mutex::default(),
+            sandboxes: AtomicU16::new(0),
+        })
     }
 
-    /// Its network, made if it is not there yet: by one for all who wait.
-    ///
-    /// # Errors
-    /// When it cannot be made; whoever comes next tries again.
-    pub async fn live(&self) -> Result<&Live, MakeError> {
-        self.live.get_or_try_init(|| self.make()).await
+    /// Its network, made if it is not there yet: by one for all who wait. None when it cannot be made; whoever comes
+    /// next tries again.
+    pub async fn live(&self) -> Option<&Live> {
+        let make = || async {
+            let made = self.make().await;
+            *self.failed() = made.as_ref().err().map(|error| {
+                let error = chain(error);
+                tracing::error!(tenant = %self.config.name, error, "No network: sandboxes start without one");
+                error
+            });
+            made
+        };
+        self.live.get_or_try_init(make).await.ok()
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<String>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why its network could not be made.
+    pub fn failure(&self) -> Option<String> {
+        self.failed().clone()
     }
 
     async fn make(&self) -> Result<Live, MakeError> {
         let began = std::time::Instant::now();
         let outside = self.shared.outside().await?;
         let (shared, subnet, tenant) = (Arc::clone(&self.shared), self.subnet, self.tenant);
-        let egress = Egress::from(self.config.egress);
+        let egress = self.config.egress;
         let made = blocking(move || {
             let layout = &shared.layout;
             let (network, uplink) = outside.network(layout, subnet, tenant, egress)?;
@@ -151,7 +183,18 @@ impl Tenancy {
         let limit = self.shared.layout.shape.endpoints;
         let full = |source| JoinError::Full { tenant: self.config.name.clone(), limit, source };
         let endpoint = live.network.attach().map_err(full)?;
-        Ok(Place::new(endpoint, live.directory.clone(), self.subnet.gateway(), share, Arc::clone(self)))
+        Ok(Place::new(endpoint, share))
+    }
+
+    /// The gateway's addresses.
+    pub fn gateway(&self) -> Addresses {
+        self.subnet.gateway()
+    }
+
+    /// Has a sandbox found by its function's name, until what this gives is dropped. Some functions have names that are
+    /// none of DNS.
+    pub fn list(&self, function: &str, addresses: Addresses) -> Option<Listed> {
+        self.live.get()?.directory.insert(function, addresses).ok()
     }
 
     fn share(self: &Arc<Self>) -> Result<Share, JoinError> {

@@ -313,8 +313,8 @@ pub async fn resume(
         monitor.resume().await.map_err(StartError::Monitor)?;
         phases.lap("snapshot");
     }
-    let identity = identity(&id, lease.place());
-    let (session, _) = open_session(identity, &dir, &mut monitor, AGENT_TIMEOUT).await?;
+    let who = (id.as_ref(), lease.place());
+    let (session, _) = open_session(who, &dir, &mut monitor, AGENT_TIMEOUT).await?;
     lease.announce(&spec.function.name);
     Ok((Sandbox { id, monitor, session, log, resuming: true, dir, lease }, written))
 }
@@ -372,13 +372,13 @@ async fn bring_back(
     }
     phases.lap("restore");
     let bound = spec.restore_timeout;
-    let (session, identity) = open_session(identity(id, place), dir, &mut monitor, bound).await?;
+    let (session, identity) = open_session((id, place), dir, &mut monitor, bound).await?;
     phases.lap("connect");
     Ok((monitor, session, identity))
 }
 
 async fn open_session(
-    identity: Identity,
+    (id, place): (&str, Option<&Place>),
     dir: &RunDir,
     monitor: &mut Monitor,
     bound: Duration,
@@ -386,12 +386,14 @@ async fn open_session(
     let vsock = dir.vsock();
     let open = async {
         let mut session = Session::connect(&vsock, AGENT_PORT).await?;
+        // Now: it says what time it is, and a connection may take a while.
+        let identity = identity(id, place);
         session.send(&HostMessage::Resume { identity: identity.clone() }, &[]).await?;
-        Ok(session)
+        Ok((session, identity))
     };
     let opened = tokio::time::timeout(bound, open).await;
     match opened.unwrap_or(Err(SessionError::Refused { port: AGENT_PORT })) {
-        Ok(session) => Ok((session, identity)),
+        Ok(opened) => Ok(opened),
         Err(source) => Err(StartError::Lost { said: last_words(monitor, dir).await, source }),
     }
 }

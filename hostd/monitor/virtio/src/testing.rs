@@ -308,3 +308,13 @@ pub fn put_descriptor(mem: &GuestMemoryMmap, at: u64, addr: u64, len: u32, flags
 pub fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
+
+/// Runs an ignored test in a process of its own, where no other test opens anything; it has to pass.
+pub fn passes_alone(name: &str) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}

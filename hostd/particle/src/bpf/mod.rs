@@ -8,7 +8,7 @@ mod steer;
 mod table;
 
 pub use cgroup::{CgroupGuard, LOOPBACK_MARK};
-pub use guard::{Direction, Guard, Permitted, guard_in, guard_out};
+pub use guard::{Guard, Permitted, Shortcut, guard_in, guard_out};
 pub use load::{BpfError, Program};
 pub use steer::steer;
 pub use table::Table;

@@ -9,10 +9,14 @@ pub(super) mod offset {
     pub(in crate::bpf) const ETHERTYPE: u16 = 12;
     /// IPv4 source.
     pub(in crate::bpf) const V4_SOURCE: u16 = 14 + 12;
+    /// IPv4 destination.
+    pub(in crate::bpf) const V4_TO: u16 = 14 + 16;
     /// Last byte of the IPv4 destination.
     pub(in crate::bpf) const V4_TO_LAST: u16 = 14 + 19;
     /// IPv6 source.
     pub(in crate::bpf) const V6_SOURCE: u16 = 14 + 8;
+    /// IPv6 destination.
+    pub(in crate::bpf) const V6_TO: u16 = 14 + 24;
     /// Last byte of the IPv6 destination.
     pub(in crate::bpf) const V6_TO_LAST: u16 = 14 + 39;
 }

@@ -30,8 +30,8 @@ pub use directory::{Directory, InsertError, Listed};
 pub use forward::{Here, Open, Upstream};
 pub use limits::Limits;
 pub use serve::{ServeError, serve};
-pub use sockets::{SocketError, Sockets};
-pub use zone::{Zone, ZoneError};
+pub use sockets::{PORT, SocketError, Sockets};
+pub use zone::{DOMAIN, LABEL_LIMIT, SELF, Zone, ZoneError};
 
 #[cfg(test)]
 mod tests;

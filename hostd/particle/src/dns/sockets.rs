@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use crate::plan::Addresses;
 
 /// Where names are asked for.
-pub(super) const PORT: u16 = 53;
+pub const PORT: u16 = 53;
 
 /// A responder that cannot listen.
 #[derive(Debug, thiserror::Error)]

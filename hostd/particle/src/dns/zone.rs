@@ -6,13 +6,13 @@ use super::directory::Directory;
 use crate::plan::{Plan, Subnet};
 
 /// Bytes of a label of DNS.
-pub(super) const LABEL_LIMIT: usize = 63;
+pub const LABEL_LIMIT: usize = 63;
 
 /// The name under which everybody finds itself.
-pub(super) const SELF: &str = "self";
+pub const SELF: &str = "self";
 
 /// The domain all names are in.
-pub(super) const DOMAIN: &str = "mote";
+pub const DOMAIN: &str = "mote";
 
 /// A tenant that cannot have names.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -81,7 +81,13 @@ fn text(kind: u16, value: &str) -> DefaultNla {
 /// What takes the place of a table of this name, whether there is one or not.
 pub(super) fn replace(table: &Table) -> Vec<Step> {
     let mut steps = remove(table.name);
-    steps.push(make_table(table.name));
+    steps.extend(create(table));
+    steps
+}
+
+/// What makes a table; the first step makes the table itself.
+pub(super) fn create(table: &Table) -> Vec<Step> {
+    let mut steps = vec![make_table(table.name)];
     steps.extend(table.counters.iter().map(|counter| Step {
         message: NfTablesMessage::NewObject(object(table.name, counter)),
         what: format!("add counter {counter}"),

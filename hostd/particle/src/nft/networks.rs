@@ -4,11 +4,14 @@ use std::net::Ipv6Addr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use serde::Deserialize;
+
 use super::table::Net;
 use crate::plan::{Plan, Tenant};
 
 /// Where a tenant's sandboxes may connect to, outside of the tenant's own network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Egress {
     /// Nowhere.
     #[default]

@@ -11,8 +11,8 @@ use netlink_packet_netfilter::{
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use rtnetlink::packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, Nla,
-    NlasIterator,
+    DecodeError, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload, Nla, NlasIterator,
 };
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
@@ -121,7 +121,14 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses; then all is as before.
     pub fn replace(&mut self, table: &Table) -> Result<(), NftError> {
-        self.apply(table.name, &encode::replace(table))
+        // Where there was one, closing the socket waits until the kernel has taken it apart: some milliseconds, which a
+        // new namespace need not take.
+        match self.apply(table.name, &encode::create(table), NLM_F_EXCL) {
+            Err(NftError::Refused { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+                self.apply(table.name, &encode::replace(table), 0)
+            }
+            done => done,
+        }
     }
 
     /// Puts other keys into sets of a table that is there. Its counters go on.
@@ -129,7 +136,7 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses; then all is as before.
     pub fn refill(&mut self, table: &str, sets: &[Set]) -> Result<(), NftError> {
-        self.apply(table, &encode::refill(table, sets))
+        self.apply(table, &encode::refill(table, sets), 0)
     }
 
     /// Takes a table away, if there is one.
@@ -137,7 +144,7 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(&mut self, table: &str) -> Result<(), NftError> {
-        self.apply(table, &encode::remove(table))
+        self.apply(table, &encode::remove(table), 0)
     }
 
     /// What a counter has seen.
@@ -171,7 +178,8 @@ impl Nft {
         self.sequence
     }
 
-    fn apply(&mut self, table: &str, steps: &[Step]) -> Result<(), NftError> {
+    /// Has the kernel take all steps or none, the first one with further flags.
+    fn apply(&mut self, table: &str, steps: &[Step], first_flags: u16) -> Result<(), NftError> {
         if steps.is_empty() {
             return Ok(());
         }
@@ -184,7 +192,8 @@ impl Nft {
             let created = if step.creates { NLM_F_CREATE | NLM_F_APPEND } else { 0 };
             // Errors are told of every step; success of the last one only.
             let told = if number == steps.len() { NLM_F_ACK } else { 0 };
-            let flags = NLM_F_REQUEST | created | told;
+            let more = if number == 1 { first_flags } else { 0 };
+            let flags = NLM_F_REQUEST | created | told | more;
             let step = step.message.clone().into();
             batch.extend(message(NetfilterProtoFamily::Inet, 0, step, flags, self.next()));
         }
@@ -195,9 +204,15 @@ impl Nft {
             for answer in self.receive(table)? {
                 let NetlinkPayload::Error(error) = answer.payload else { continue };
                 let sequence = answer.header.sequence_number;
+                // The batch is numbered from its beginning to its end. What is said of an earlier one was not waited for.
+                let place =
+                    usize::try_from(sequence.wrapping_sub(first).wrapping_add(1)).unwrap_or(usize::MAX);
+                if place > steps.len() + 1 {
+                    continue;
+                }
                 if error.code.is_some() {
-                    let step = usize::try_from(sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                    let what = steps.get(step).map_or("begin", |step| &step.what).to_owned();
+                    let step = place.checked_sub(1).and_then(|step| steps.get(step));
+                    let what = step.map_or("begin", |step| &step.what).to_owned();
                     let table = table.to_owned();
                     return Err(NftError::Refused { table, what, source: error.to_io() });
                 }

@@ -124,7 +124,10 @@ impl Uplinks {
             sweep()?;
             Nft::open()?.replace(&host_table(&rules))?;
             outside.devices.iter().try_for_each(|device| pass_on(device))?;
-            Ok::<_, UplinkError>(sysctl::set("ipv6/conf/all/forwarding", "1")?)
+            if !outside.devices.is_empty() {
+                sysctl::set("ipv6/conf/all/forwarding", "1")?;
+            }
+            Ok::<_, UplinkError>(())
         })??;
         let used = Mutex::default();
         Ok(Self { shared: Arc::new(Shared { machine, plan: outside.plan, links, used }) })

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use crate::net::header::Header;
 use crate::net::identity::Identity;
 
 pub const MAC: [u8; 6] = [0x02, 0x6d, 0x6f, 0x74, 0x65, 0x00];
@@ -12,6 +13,19 @@ pub const ME: Identity =
 
 const PEER_V4: [u8; 4] = [10, 64, 0, 9];
 const PEER_V6: [u8; 16] = [0xfd, 0x6d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+
+/// Before a frame that is left to be cut into TCP segments.
+pub fn segmented() -> Header {
+    Header {
+        flags: 1,
+        kind: 1,
+        header_length: 54,
+        segment: 1410,
+        checksum_start: 34,
+        checksum_offset: 16,
+        buffers: 0,
+    }
+}
 
 /// A frame with an IPv4 packet of a protocol for experiments.
 pub fn frame_v4(source: Ipv4Addr, data: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MRG_RXBUF};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::frames::{ME, frame_v4};
+use super::frames::{ME, frame_v4, segmented};
 use super::guest::{BUFFER, Guest, Outside, device};
 use crate::net::header::Header;
 use crate::net::{Limit, NetCounts, RX};
@@ -13,18 +13,6 @@ use crate::net::{Limit, NetCounts, RX};
 fn numbered(length: usize, number: usize) -> Vec<u8> {
     let data: Vec<u8> = (0..length).map(|i| (i * 7 + i / 256 + number) as u8).collect();
     frame_v4(ME.v4, &data)
-}
-
-fn segmented() -> Header {
-    Header {
-        flags: 1,
-        kind: 1,
-        header_length: 54,
-        segment: 1410,
-        checksum_start: 34,
-        checksum_offset: 16,
-        buffers: 0,
-    }
 }
 
 #[test]

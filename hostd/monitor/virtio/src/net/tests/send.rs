@@ -1,10 +1,10 @@
 use proptest::prelude::*;
 
-use super::frames::{ME, frame_v4, frame_v6};
+use super::frames::{ME, frame_v4, frame_v6, segmented};
 use super::guest::{Guest, TX_AT};
 use crate::net::header::{HEADER, Header};
 use crate::net::{FRAME_LIMIT, NetCounts, TX};
-use crate::testing::{SEAM, open_fds};
+use crate::testing::{SEAM, open_fds, passes_alone};
 
 #[test]
 fn own_frames_are_sent_as_they_are() {
@@ -27,15 +27,7 @@ fn own_frames_are_sent_as_they_are() {
 #[test]
 fn a_large_segment_goes_out_whole() {
     let (mut guest, outside) = Guest::attached();
-    let header = Header {
-        flags: 1,
-        kind: 1,
-        header_length: 54,
-        segment: 1410,
-        checksum_start: 34,
-        checksum_offset: 16,
-        buffers: 0,
-    };
+    let header = segmented();
     let frame = frame_v4(ME.v4, &[3; 65_000]);
     assert!(guest.send(header, &frame));
     assert_eq!(outside.all(), [(header, frame)]);
@@ -180,13 +172,7 @@ fn descriptors_do_not_leak_child() {
 
 #[test]
 fn descriptors_do_not_leak() {
-    let name = "net::tests::send::descriptors_do_not_leak_child";
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--test-threads=1"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    passes_alone("net::tests::send::descriptors_do_not_leak_child");
 }
 
 proptest! {

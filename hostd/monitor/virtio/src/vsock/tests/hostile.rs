@@ -254,13 +254,7 @@ fn descriptors_do_not_leak_child() {
 
 #[test]
 fn descriptors_do_not_leak() {
-    let name = "vsock::tests::hostile::descriptors_do_not_leak_child";
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--ignored", "--test-threads=1"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    crate::testing::passes_alone("vsock::tests::hostile::descriptors_do_not_leak_child");
 }
 
 fn field() -> impl Strategy<Value = u32> {
