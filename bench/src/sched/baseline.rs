@@ -2,7 +2,9 @@
 //!
 //! The scheduler knows of each node only how much memory its running sandboxes leave. It binds a call to a node; the
 //! node uses an idle sandbox of the function if it happens to have one, else it makes one and puts away the sandboxes
-//! that idle longest. Calls which no node has memory for wait with their clients, who try again: what fits goes first.
+//! that idle longest: OpenWhisk's own, or the dissertation's four. A call which no node has memory for is refused.
+//!
+//! An idle sandbox is never put away for its age: in ten minutes none would be.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -14,9 +16,6 @@ use super::simulator::{Action, Cluster, Input, SandboxId, Scheduler, Shape, Time
 
 /// Weight of the distance from home against the load.
 const ALPHA: f64 = 0.3;
-
-/// So many of those who wait try again when memory is available, the longest waiting first.
-const TRIES: usize = 64;
 
 /// How a node is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +57,6 @@ pub struct NodeGrained {
     nodes: Vec<Node>,
     steps: Vec<usize>,
     sandboxes: HashMap<SandboxId, Sandbox>,
-    waiting: VecDeque<(u32, u32)>,
     random: StdRng,
     made: SandboxId,
     idled: u64,
@@ -76,7 +74,6 @@ impl NodeGrained {
             steps: (1..nodes.len().max(2)).filter(|step| coprime(*step, nodes.len().max(1))).collect(),
             nodes,
             sandboxes: HashMap::new(),
-            waiting: VecDeque::new(),
             random: StdRng::seed_from_u64(seed),
             made: 0,
             idled: 0,
@@ -169,7 +166,7 @@ impl Scheduler for NodeGrained {
             Input::Wake => (),
             Input::Call { call, function } => {
                 if !self.place(call, function, actions) {
-                    self.waiting.push_back((call, function));
+                    actions.push(Action::Refuse { call });
                 }
             }
             Input::Ready { sandbox } => {
@@ -177,17 +174,7 @@ impl Scheduler for NodeGrained {
                     actions.push(Action::Run { call, sandbox });
                 }
             }
-            Input::Done { sandbox } => {
-                self.idle(sandbox);
-                let mut at = 0;
-                while let Some(&(call, function)) = self.waiting.get(at).filter(|_| at < TRIES) {
-                    if self.place(call, function, actions) {
-                        self.waiting.remove(at);
-                    } else {
-                        at += 1;
-                    }
-                }
-            }
+            Input::Done { sandbox } => self.idle(sandbox),
         }
     }
 }

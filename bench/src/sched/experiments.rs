@@ -2,22 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Mutex;
 
 use num_traits::ToPrimitive;
 
-use super::policies::{self, Kind};
+use super::policies::{self, Named};
+use super::ratios;
 use super::simulator::{self, Cluster, Outcome as Simulated, Shape, Time};
 use super::trace::{Call, DAY, Load, Population};
-use super::{Options, milliseconds};
 use crate::Outcome;
 use crate::figures::{Mode, Report, quantile};
 
 /// Memory of a node for sandboxes, MB, as the dissertation's.
 pub const NODE_MB: u32 = 20 * 1024;
-
-/// GB·s of the mean call. The dissertation's 50 nodes answer at most 1700 calls a second: 0.59 GB·s for each, a part
-/// of it for starts. With this 10 nodes are about half full of running sandboxes at 200 calls a second.
-const DEMAND: RangeInclusive<f64> = 0.45..=0.55;
 
 /// One row of a comparison: how many nodes under which load.
 struct Setting {
@@ -42,87 +39,58 @@ const LARGE: [Setting; 4] = [
     Setting { part: "100 nodes rising", nodes: 100, rate: 6000.0, rising: true },
 ];
 
-/// Figures that are `slow/fast` of two modes of a part: the key's beginning, the figure, part, modes and the key's end.
-type Ratio = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
-
-const SMALL_RATIOS: &[Ratio] = &[
-    ("throughput", "throughput", "10 nodes rising", "ma-mc", "sticky-random", ""),
-    ("sustained", "sustained", "10 nodes rising", "ma-mc", "sticky-random", ""),
-    ("cold-starts", "cold_percent", "10 nodes 100/s", "ma-mc", "sticky-random", ""),
-    ("cold-starts", "cold_percent", "10 nodes 200/s", "ma-mc", "sticky-random", "@200"),
-    ("p99", "p99_ms", "10 nodes 100/s", "ma-mc", "sticky-random", ""),
-    ("p99", "p99_ms", "10 nodes 200/s", "ma-mc", "sticky-random", "@200"),
-    ("throughput", "throughput", "10 nodes rising", "greedy-dual", "sticky-random", ""),
-    ("sustained", "sustained", "10 nodes rising", "greedy-dual", "sticky-random", ""),
-    ("throughput", "throughput", "10 nodes rising", "mote", "sticky-random", ""),
-    ("sustained", "sustained", "10 nodes rising", "mote", "sticky-random", ""),
-    ("cold-starts", "cold_percent", "10 nodes 100/s", "mote", "sticky-random", ""),
-    ("cold-starts", "cold_percent", "10 nodes 200/s", "mote", "sticky-random", "@200"),
-    ("p99", "p99_ms", "10 nodes 100/s", "mote", "sticky-random", ""),
-    ("p99", "p99_ms", "10 nodes 200/s", "mote", "sticky-random", "@200"),
-];
-
-const LARGE_RATIOS: &[Ratio] = &[
-    ("throughput", "throughput", "50 nodes rising", "ma-mc", "sticky-random", "@50"),
-    ("throughput", "throughput", "50 nodes rising", "ma-mc-sampled", "ma-mc", "@50"),
-    ("cold-starts", "cold_percent", "50 nodes 900/s", "ma-mc-sampled", "ma-mc", "@50"),
-    ("throughput", "throughput", "100 nodes rising", "ma-mc", "sticky-random", "@100"),
-    ("throughput", "throughput", "100 nodes rising", "ma-mc-sampled", "ma-mc", "@100"),
-    ("cold-starts", "cold_percent", "100 nodes 1800/s", "ma-mc-sampled", "ma-mc", "@100"),
-];
-
-const KEEP_ALIVE_RATIOS: &[Ratio] = &[
-    ("cold-starts", "cold_percent", "keep-alive", "histogram", "fixed-10", ""),
-    ("waste", "waste_gb_s", "keep-alive", "histogram", "fixed-10", ""),
-    ("cold-starts", "cold_percent", "keep-alive", "histogram-1h", "fixed-10", ""),
-    ("waste", "waste_gb_s", "keep-alive", "histogram-1h", "fixed-10", ""),
-    ("cold-starts", "cold_percent", "keep-alive", "histogram", "fixed-20", ""),
-    ("waste", "waste_gb_s", "keep-alive", "histogram", "fixed-20", ""),
-];
+/// What is assumed of machines, functions and clients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conditions {
+    /// To make a sandbox on a node that makes no other: the mean over functions.
+    pub create: Time,
+    /// Sandboxes that a node makes at once.
+    pub creators: u32,
+    /// From a scheduler's decision until a call runs in a sandbox that is ready.
+    pub dispatch: Time,
+    /// Clients that try again at a time.
+    pub tries: usize,
+    /// Functions in the trace.
+    pub functions: u32,
+    /// GB·s of the mean call.
+    pub demand: RangeInclusive<f64>,
+    /// Seconds of a sample.
+    pub length_s: f64,
+    /// Functions and days of keep-alive.
+    pub long: (usize, u32),
+}
 
 /// Traces and machines.
 pub struct Laboratory {
-    create: Time,
-    creators: u32,
-    dispatch: Time,
-    length_s: f64,
-    /// Functions and days of keep-alive.
-    long: (usize, u32),
+    conditions: Conditions,
     populations: Vec<(u64, Population)>,
 }
 
 impl Laboratory {
     /// Draws the traces' functions.
-    pub fn new(options: &Options, traces: u32) -> Self {
-        let count = if options.quick { 2000 } else { 20_000 };
-        let seeds = options.seed..options.seed.saturating_add(u64::from(traces));
-        Self {
-            create: milliseconds(options.create_ms),
-            creators: options.creators,
-            dispatch: milliseconds(options.dispatch_ms),
-            length_s: if options.quick { 30.0 } else { 600.0 },
-            long: if options.quick { (50, 1) } else { (1000, 3) },
-            populations: seeds.map(|seed| (seed, Population::draw(count, &DEMAND, seed))).collect(),
-        }
+    pub fn new(conditions: Conditions, seeds: &[u64]) -> Self {
+        let draw = |seed: &u64| (*seed, Population::draw(conditions.functions, &conditions.demand, *seed));
+        let populations = seeds.iter().map(draw).collect();
+        Self { conditions, populations }
     }
 
-    /// All schedulers on ten nodes.
-    pub fn small(&self, report: &mut Report) -> Outcome<()> {
-        self.compare(report, &SMALL, &policies::all())?;
-        ratios(report, SMALL_RATIOS);
+    /// Schedulers on ten nodes.
+    pub fn small(&self, report: &mut Report, kinds: &[Named]) -> Outcome<()> {
+        self.compare(report, &SMALL, kinds)?;
+        ratios::add(report, &ratios::small());
         Ok(())
     }
 
     /// Few schedulers on many nodes.
     pub fn large(&self, report: &mut Report) -> Outcome<()> {
         self.compare(report, &LARGE, &policies::large())?;
-        ratios(report, LARGE_RATIOS);
+        ratios::add(report, ratios::LARGE);
         Ok(())
     }
 
     /// Days of functions that are not called all the time, with memory for all of them.
     pub fn keep_alive(&self, report: &mut Report) -> Outcome<()> {
-        let (count, days) = self.long;
+        let (count, days) = self.conditions.long;
         let mut found = Found::default();
         for (seed, population) in &self.populations {
             let population = population.at_most(f64::from(DAY), count);
@@ -132,11 +100,11 @@ impl Laboratory {
             self.each(&mut found, &cluster, &population, &calls, &policies::keep_alive(), *seed)?;
         }
         found.report(report, "keep-alive");
-        ratios(report, KEEP_ALIVE_RATIOS);
+        ratios::add(report, ratios::KEEP_ALIVE);
         Ok(())
     }
 
-    fn compare(&self, report: &mut Report, settings: &[Setting], kinds: &[(&str, Kind)]) -> Outcome<()> {
+    fn compare(&self, report: &mut Report, settings: &[Setting], kinds: &[Named]) -> Outcome<()> {
         for setting in settings {
             let mut found = Found::default();
             for (seed, population) in &self.populations {
@@ -158,9 +126,9 @@ impl Laboratory {
         seed: u64,
         population: &Population,
     ) -> (Cluster, Vec<Call>) {
-        let load =
-            if rising { Load::ramp(rate, self.length_s) } else { Load::slow_start(rate, self.length_s) };
-        let horizon = (self.length_s * 1e6).to_u64().unwrap_or(Time::MAX);
+        let length_s = self.conditions.length_s;
+        let load = if rising { Load::ramp(rate, length_s) } else { Load::slow_start(rate, length_s) };
+        let horizon = (length_s * 1e6).to_u64().unwrap_or(Time::MAX);
         (self.cluster(nodes, horizon), population.sample(&load, seed))
     }
 
@@ -173,34 +141,59 @@ impl Laboratory {
         (Cluster { node_mb, ..cluster }, self.shapes(population), calls)
     }
 
+    /// All kinds under the same calls, as many at a time as there are processors.
     fn each(
         &self,
         found: &mut Found,
         cluster: &Cluster,
         population: &Population,
         calls: &[Call],
-        kinds: &[(&str, Kind)],
+        kinds: &[Named],
         seed: u64,
     ) -> Outcome<()> {
         let shapes = self.shapes(population);
-        for (name, kind) in kinds {
-            let mut scheduler = kind.build(cluster, &shapes, seed)?;
-            let outcome = simulator::simulate(cluster, &shapes, calls, scheduler.as_mut())
-                .map_err(|violation| format!("{name}: {violation}"))?;
-            found.0.entry((*name).to_owned()).or_default().push(outcome);
+        let simulate = |(name, kind): &Named| -> Result<Simulated, String> {
+            let mut scheduler = kind
+                .build(cluster, &shapes, seed, self.conditions.tries)
+                .map_err(|error| format!("{name}: {error}"))?;
+            simulator::simulate(cluster, &shapes, calls, scheduler.as_mut())
+                .map_err(|violation| format!("{name}: {violation}"))
+        };
+        let next = Mutex::new(kinds.iter());
+        let work = || {
+            let mut done = Vec::new();
+            loop {
+                // Let go of at once, or one would work and the others wait for it.
+                let kind = next.lock().ok().and_then(|mut next| next.next());
+                let Some(kind) = kind else { return done };
+                done.push((kind.0, simulate(kind)));
+            }
+        };
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(kinds.len());
+        let done: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        for done in done {
+            for (name, outcome) in done.map_err(|_| "A simulation panicked")? {
+                found.0.entry(name.to_owned()).or_default().push(outcome?);
+            }
         }
         Ok(())
     }
 
     fn cluster(&self, nodes: u32, horizon: Time) -> Cluster {
-        Cluster { nodes, node_mb: NODE_MB, creators: self.creators, dispatch: self.dispatch, horizon }
+        let Conditions { creators, dispatch, .. } = self.conditions;
+        Cluster { nodes, node_mb: NODE_MB, creators, dispatch, horizon }
     }
 
     fn shapes(&self, population: &Population) -> Vec<Shape> {
         let shape = |(index, memory_mb): (u64, u32)| {
-            // Between 80 and 120 %, always the same for a function.
-            let percent = 80 + index.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 41;
-            Shape { memory_mb, create: self.create * percent / 100 }
+            // A sixth more or less, always the same for a function: with the default, the dissertation's cold starts
+            // between 500 and 700 ms.
+            let part = index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 44;
+            let create = self.conditions.create;
+            Shape { memory_mb, create: create * 5 / 6 + create * part / 3 / (1 << 20) }
         };
         (0..).zip(population.functions.iter().map(|function| function.memory_mb)).map(shape).collect()
     }
@@ -242,18 +235,4 @@ fn figures(outcomes: &[Simulated]) -> Mode {
     ];
     mode.counts = counts.map(|(name, value)| (name.to_owned(), value)).into();
     mode
-}
-
-fn ratios(report: &mut Report, ratios: &[Ratio]) {
-    for (key, figure, part, slow, fast, end) in ratios {
-        let Some(part) = report.parts.get_mut(*part) else { continue };
-        let of = |mode: &str| part.modes.get(mode)?.counts.get(*figure).copied();
-        if let (Some(slow_value), Some(fast_value)) = (of(slow), of(fast))
-            && fast_value > 0.0
-        {
-            let ratio = slow_value / fast_value;
-            part.ratios.insert(format!("{key}:{slow}/{fast}"), ratio);
-            report.ratios.insert(format!("{key}:{slow}/{fast}{end}"), ratio);
-        }
-    }
 }

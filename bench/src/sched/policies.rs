@@ -5,6 +5,7 @@ use mote_sched::Config;
 use mote_sched::policy::{Eviction, KeepAlive, Placement, Warm};
 
 use super::baseline::{NodeGrained, Policy};
+use super::clients::Clients;
 use super::mote::Mote;
 use super::simulator::{Cluster, Scheduler, Shape};
 use crate::Outcome;
@@ -12,92 +13,112 @@ use crate::Outcome;
 /// A scheduler with its policies.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// Knows nodes only.
+    /// Knows nodes only. Calls wait with their clients.
     Nodes(Policy),
-    /// `mote-sched`.
+    /// `mote-sched`. Calls wait in it.
     Mote(Box<Config>),
+    /// `mote-sched` that keeps no calls waiting but for the start of their own sandbox: others wait with their clients.
+    Clients(Box<Config>),
 }
 
-/// The schedulers of the dissertation, and the product's own choice.
-pub fn all() -> Vec<(&'static str, Kind)> {
+/// A kind and what it is called.
+pub type Named = (&'static str, Kind);
+
+/// So many clients of those who wait try again when a call ends.
+pub const TRIES: usize = 64;
+
+/// OpenWhisk's.
+const STICKY_RANDOM: Named = ("sticky-random", Kind::Nodes(Policy::StickyRandom));
+
+/// The schedulers of the dissertation, the product's own choice, and what lies between them.
+pub fn all() -> Vec<Named> {
     let nodes = [
-        ("sticky-random", Policy::StickyRandom),
         ("random", Policy::Random),
         ("max-available", Policy::MaxAvailable),
         ("sticky-max", Policy::StickyMaxAvailable),
     ];
     let pairs = [
         ("ma-ma", Warm::MaxAvailable, Placement::MaxAvailable),
-        ("ma-mc", Warm::MaxAvailable, Placement::MinCost),
         ("sr-ma", Warm::Sticky, Placement::MaxAvailable),
         ("sr-mc", Warm::Sticky, Placement::MinCost),
     ];
-    let mut all: Vec<_> = nodes.into_iter().map(|(name, policy)| (name, Kind::Nodes(policy))).collect();
-    all.extend(pairs.map(|(name, warm, placement)| (name, Kind::Mote(Box::new(pair(warm, placement, 0))))));
-    all.push(product());
     let greedy = Config { eviction: Eviction::GreedyDual, ..unlimited() };
-    all.push(("greedy-dual", Kind::Mote(Box::new(greedy))));
+    let mut all = steps();
+    all.extend(nodes.map(|(name, policy)| (name, Kind::Nodes(policy))));
+    all.extend(pairs.map(|(name, warm, placement)| (name, mote(pair(warm, placement)))));
+    all.extend([("mote", mote(unlimited())), ("greedy-dual", mote(greedy))]);
     all
 }
 
-/// As it is delivered.
-fn product() -> (&'static str, Kind) {
-    ("mote", Kind::Mote(Box::new(unlimited())))
-}
-
-/// Those whose CPU time is measured.
-pub fn timed() -> Vec<(&'static str, Kind)> {
-    large().into_iter().chain([product()]).collect()
-}
-
-/// Those of larger clusters: with and without sampling.
-pub fn large() -> Vec<(&'static str, Kind)> {
-    let sampled = |sample| Kind::Mote(Box::new(pair(Warm::MaxAvailable, Placement::MinCost, sample)));
+/// From OpenWhisk's to the recommended pair as a user of the product gets it, one step at a time.
+pub fn steps() -> Vec<Named> {
+    let recommended = || pair(Warm::MaxAvailable, Placement::MinCost);
+    let early = || Config { binding: Binding::Early, ..recommended() };
+    let clients = Config { max_queue: 0, ..early() };
     vec![
-        ("sticky-random", Kind::Nodes(Policy::StickyRandom)),
-        ("ma-mc", sampled(0)),
-        ("ma-mc-sampled", sampled(10)),
+        STICKY_RANDOM,
+        // The same choice of nodes with the product's queue and late binding.
+        ("sticky-random-queue", mote(pair(Warm::None, Placement::StickyRandom))),
+        // The dissertation's: what is started for a call gets that call, others wait with their clients.
+        ("ma-mc-clients", Kind::Clients(Box::new(clients))),
+        // The same with the product's queue.
+        ("ma-mc-early", mote(early())),
+        // The same, and whatever sandbox is free first gets the call.
+        ("ma-mc", mote(recommended())),
     ]
 }
 
+/// Those whose CPU time is measured.
+pub fn timed() -> Vec<Named> {
+    large().into_iter().chain([("mote", mote(unlimited()))]).collect()
+}
+
+/// Those of larger clusters: with and without sampling.
+pub fn large() -> Vec<Named> {
+    let sampled = |sample| mote(Config { sample, ..pair(Warm::MaxAvailable, Placement::MinCost) });
+    vec![STICKY_RANDOM, ("ma-mc", sampled(0)), ("ma-mc-sampled", sampled(10))]
+}
+
 /// Ways to keep sandboxes alive.
-pub fn keep_alive() -> Vec<(&'static str, Kind)> {
-    let fixed = |fixed_s| Config { keep_alive: KeepAlive::Fixed, fixed_s, ..unlimited() };
-    let histogram = Config { keep_alive: KeepAlive::HybridHistogram, ..unlimited() };
-    let mut short = Config { fixed_s: 360.0, ..histogram.clone() };
-    short.histogram.bin_s = 60.0;
-    short.histogram.bins = 60;
-    let ways = [
-        ("fixed-10", fixed(600.0)),
-        ("fixed-20", fixed(1200.0)),
-        ("histogram", histogram),
-        // Looks ahead for an hour at most, and is less patient where it knows nothing.
-        ("histogram-1h", short),
-    ];
-    ways.map(|(name, config)| (name, Kind::Mote(Box::new(config)))).into()
+pub fn keep_alive() -> Vec<Named> {
+    let fixed = |fixed_s| mote(Config { keep_alive: KeepAlive::Fixed, fixed_s, ..unlimited() });
+    vec![("fixed-10", fixed(600.0)), ("fixed-20", fixed(1200.0)), ("histogram", mote(unlimited()))]
 }
 
-/// As the dissertation has it: a sandbox belongs to the call it was made for, a node puts away what idles longest.
-fn pair(warm: Warm, placement: Placement, sample: u32) -> Config {
-    let eviction = Eviction::Lru;
-    let (binding, keep_alive) = (Binding::Early, KeepAlive::Fixed);
-    Config { warm, placement, eviction, binding, keep_alive, sample, ..unlimited() }
+/// One of the dissertation's pairs, or a policy of OpenWhisk's kind, in the product. A node puts away what idles
+/// longest, and nothing idles longer than ten minutes.
+fn pair(warm: Warm, placement: Placement) -> Config {
+    let (eviction, keep_alive) = (Eviction::Lru, KeepAlive::Fixed);
+    Config { warm, placement, eviction, keep_alive, fixed_s: 600.0, sample: 0, ..unlimited() }
 }
 
-/// Everybody waits at the same door here: no call is refused.
+/// As it is delivered, but everybody waits at the same door here: no call is refused.
 fn unlimited() -> Config {
     Config { max_queue: u32::MAX, ..Config::default() }
 }
 
+fn mote(config: Config) -> Kind {
+    Kind::Mote(Box::new(config))
+}
+
 impl Kind {
     /// One that has seen nothing yet.
-    pub fn build(&self, cluster: &Cluster, shapes: &[Shape], seed: u64) -> Outcome<Box<dyn Scheduler>> {
+    pub fn build(
+        &self,
+        cluster: &Cluster,
+        shapes: &[Shape],
+        seed: u64,
+        tries: usize,
+    ) -> Outcome<Box<dyn Scheduler>> {
+        let seeded = |config: &Config| Config { seed, ..config.clone() };
+        let clients = |scheduler| {
+            let memory = shapes.iter().map(|shape| shape.memory_mb).collect();
+            Box::new(Clients::new(scheduler, memory, tries))
+        };
         Ok(match self {
-            Self::Nodes(policy) => Box::new(NodeGrained::new(*policy, cluster, shapes, seed)),
-            Self::Mote(config) => {
-                let config = Config { seed, ..config.as_ref().clone() };
-                Box::new(Mote::new(config, cluster, shapes)?)
-            }
+            Self::Nodes(policy) => clients(Box::new(NodeGrained::new(*policy, cluster, shapes, seed))),
+            Self::Mote(config) => Box::new(Mote::new(seeded(config), cluster, shapes)?),
+            Self::Clients(config) => clients(Box::new(Mote::new(seeded(config), cluster, shapes)?)),
         })
     }
 }

@@ -19,7 +19,7 @@ pub fn measure(laboratory: &Laboratory, report: &mut Report, runs: u32) -> Outco
     let mut recorded: Vec<(Vec<(Time, Input)>, usize)> = Vec::new();
     for (name, kind) in &kinds {
         let mut inputs = Vec::new();
-        let mut scheduler = kind.build(&cluster, &shapes, 1)?;
+        let mut scheduler = kind.build(&cluster, &shapes, 1, policies::TRIES)?;
         let outcome = simulator::run(&cluster, &shapes, &calls, scheduler.as_mut(), &mut |now, input| {
             inputs.push((now, input));
         })
@@ -29,7 +29,7 @@ pub fn measure(laboratory: &Laboratory, report: &mut Report, runs: u32) -> Outco
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); kinds.len()];
     for round in 0..=runs {
         for (((name, kind), (inputs, _)), times) in kinds.iter().zip(&recorded).zip(&mut times) {
-            let mut scheduler = kind.build(&cluster, &shapes, 1)?;
+            let mut scheduler = kind.build(&cluster, &shapes, 1, policies::TRIES)?;
             let mut actions = Vec::new();
             let start = cpu_ms();
             for &(now, input) in inputs {

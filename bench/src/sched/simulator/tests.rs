@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::baseline::{NodeGrained, Policy};
+use super::super::clients::Clients;
 use super::super::policies;
 use super::*;
 
@@ -26,7 +27,8 @@ fn a_scenario_by_hand() {
     let (cluster, shapes) = (cluster(1), [shape(60), shape(60)]);
     // The second waits for the end of the first at 3 and takes its place; the third, that of the second at 5.
     let calls = calls(&[(0, 0, 2), (1, 1, 1), (5, 0, 1)]);
-    let mut scheduler = NodeGrained::new(Policy::StickyRandom, &cluster, &shapes, 1);
+    let scheduler = NodeGrained::new(Policy::StickyRandom, &cluster, &shapes, 1);
+    let mut scheduler = Clients::new(Box::new(scheduler), vec![60, 60], 1);
     let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
     assert_eq!(outcome.latencies_s, [1.0, 3.0, 1.0]);
     assert_eq!((outcome.answered, outcome.cold, outcome.created, outcome.refused), (3, 3, 3, 0));
@@ -147,10 +149,10 @@ proptest! {
         calls.sort_unstable();
         let cluster = Cluster { nodes, node_mb: 100, creators, dispatch: 1000, horizon: 20 * SECOND };
         let shapes: Vec<Shape> = (1..=6).map(|size| shape(15 * size)).collect();
-        let kinds = policies::all().into_iter().chain(policies::large()).chain(policies::keep_alive());
+        let kinds = policies::all().into_iter().chain(policies::timed()).chain(policies::keep_alive());
         for (name, kind) in kinds {
             let run = || {
-                let mut scheduler = kind.build(&cluster, &shapes, seed).unwrap();
+                let mut scheduler = kind.build(&cluster, &shapes, seed, policies::TRIES).unwrap();
                 simulate(&cluster, &shapes, &calls, scheduler.as_mut())
             };
             let outcome = run();
