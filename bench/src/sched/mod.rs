@@ -68,7 +68,7 @@ impl Options {
             creators: self.creators,
             dispatch: milliseconds(self.dispatch_ms),
             tries: policies::TRIES,
-            functions: if self.quick { 2000 } else { 20_000 },
+            functions: if self.quick { 2000 } else { 70_000 },
             demand: DEMAND,
             length_s: if self.quick { 30.0 } else { 600.0 },
             long: if self.quick { (50, 1) } else { (1000, 3) },

@@ -25,7 +25,7 @@ pub enum Kind {
 pub type Named = (&'static str, Kind);
 
 /// So many clients of those who wait try again when a call ends.
-pub const TRIES: usize = 64;
+pub const TRIES: usize = 1024;
 
 /// OpenWhisk's.
 const STICKY_RANDOM: Named = ("sticky-random", Kind::Nodes(Policy::StickyRandom));

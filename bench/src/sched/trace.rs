@@ -22,6 +22,9 @@ const MINUTE: u64 = 60 * SECOND;
 /// The ten minutes of a day which samples are of.
 pub const EXCERPT: Range<u32> = 600..610;
 
+/// So many functions have nearly all calls.
+const POPULAR: usize = 200;
+
 /// How often durations are drawn again for a load within the asked bounds.
 const TRIES: u32 = 2000;
 
@@ -131,21 +134,33 @@ impl Population {
         let mut drawn = Self { functions, seed };
         let sum = |row: Minutes| row.into_iter().map(|(_, count)| f64::from(count)).sum();
         let calls: Vec<f64> = drawn.minutes(&EXCERPT).into_iter().map(sum).collect();
-        for _ in 0..TRIES {
-            for function in &mut drawn.functions {
-                function.durations_s = durations(function.per_day, random);
-            }
-            if demand.contains(&drawn.demand_gb_s(&calls)) {
-                break;
-            }
+        for function in &mut drawn.functions {
+            function.durations_s = durations(function.per_day, random);
         }
+        drawn.until(demand, &calls, random);
         drawn
     }
 
-    /// Memory times time of the mean call, GB·s, when functions are called so often.
-    fn demand_gb_s(&self, calls: &[f64]) -> f64 {
-        let all: f64 = self.functions.iter().zip(calls).map(|(one, calls)| calls * one.demand_gb_s()).sum();
-        all / calls.iter().sum::<f64>()
+    /// Draws durations of the popular functions again until the mean call, when functions are called so often, takes
+    /// what is asked for of memory times time, GB·s.
+    fn until(&mut self, demand: &RangeInclusive<f64>, calls: &[f64], random: &mut StdRng) {
+        let mut by_calls: Vec<(&mut Function, f64)> =
+            self.functions.iter_mut().zip(calls.iter().copied()).collect();
+        by_calls.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        let popular = POPULAR.min(by_calls.len());
+        let (popular, others) = by_calls.split_at_mut(popular);
+        let sum = |part: &[(&mut Function, f64)]| {
+            part.iter().map(|(one, calls)| calls * one.demand_gb_s()).sum::<f64>()
+        };
+        let (rest, all) = (sum(others), calls.iter().sum::<f64>());
+        for _ in 0..TRIES {
+            if demand.contains(&((sum(popular) + rest) / all)) {
+                return;
+            }
+            for (function, _) in popular.iter_mut() {
+                function.durations_s = durations(function.per_day, random);
+            }
+        }
     }
 
     /// Functions that are called so often at most, the same at every call: for long traces, of which the popular

@@ -6,7 +6,7 @@ use crate::figures::quantile;
 const DEMAND: RangeInclusive<f64> = 0.3..=0.6;
 
 fn population() -> Population {
-    Population::draw(20_000, &DEMAND, 1)
+    Population::draw(70_000, &DEMAND, 1)
 }
 
 fn share<T>(all: &[T], which: impl Fn(&T) -> bool) -> f64 {

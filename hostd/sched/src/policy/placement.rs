@@ -26,6 +26,8 @@ pub struct PlacementFacts<'a> {
     pub available: u64,
     /// Memory there is at all, bytes.
     pub budget: u64,
+    /// Sandboxes on their way up there.
+    pub starting: u32,
     pub(crate) node: usize,
     pub(crate) walk: Walk,
     /// Shows the idle sandboxes that would end for the start, as seconds they were idle, until told to stop. None
@@ -73,6 +75,7 @@ impl PlacementPolicy for MaxAvailable {
 #[derive(Debug)]
 struct MinCost {
     lambda: f64,
+    crowd: f64,
 }
 
 impl PlacementPolicy for MinCost {
@@ -81,7 +84,7 @@ impl PlacementPolicy for MinCost {
     }
 
     fn cost(&self, facts: &mut PlacementFacts<'_>, limit: f64) -> f64 {
-        let mut sum = 0.0;
+        let mut sum = self.crowd * f64::from(facts.starting);
         (facts.victims)(&mut |idle_s| {
             sum += (-self.lambda * idle_s).exp();
             sum <= limit
@@ -130,7 +133,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 pub fn by_name(name: Placement, config: &Config) -> Box<dyn PlacementPolicy> {
     match name {
         Placement::MaxAvailable => Box::new(MaxAvailable),
-        Placement::MinCost => Box::new(MinCost { lambda: config.lambda }),
+        Placement::MinCost => Box::new(MinCost { lambda: config.lambda, crowd: std::env::var("CROWD").ok().and_then(|x|x.parse().ok()).unwrap_or(0.0) }),
         Placement::StickyRandom => Box::new(First(Search::FromHome)),
         Placement::Random => Box::new(First(Search::Random)),
         Placement::StickyMaxAvailable => Box::new(StickyMaxAvailable { alpha: config.alpha }),
@@ -152,7 +155,7 @@ mod tests {
         let mut victims = |visit: &mut Visit<'_>| {
             let _ = idle.iter().all(|idle_s| visit(*idle_s));
         };
-        let mut facts = PlacementFacts { available, budget: 100, node, walk, victims: &mut victims };
+        let mut facts = PlacementFacts { available, budget: 100, starting: 0, node, walk, victims: &mut victims };
         policy.cost(&mut facts, f64::INFINITY)
     }
 
