@@ -17,6 +17,10 @@ pub enum Search {
     Least,
 }
 
+/// What a start costs for every other that is under way on its node, as they hold each other up. So much is an idle
+/// sandbox worth that was not used for 15 s (at the usual λ): among older ones, those on quiet nodes go first.
+const CROWD: f64 = 0.01;
+
 /// Is shown how many seconds each of several sandboxes was idle, until it says false.
 pub type Visit<'a> = dyn FnMut(f64) -> bool + 'a;
 
@@ -75,7 +79,6 @@ impl PlacementPolicy for MaxAvailable {
 #[derive(Debug)]
 struct MinCost {
     lambda: f64,
-    crowd: f64,
 }
 
 impl PlacementPolicy for MinCost {
@@ -84,7 +87,7 @@ impl PlacementPolicy for MinCost {
     }
 
     fn cost(&self, facts: &mut PlacementFacts<'_>, limit: f64) -> f64 {
-        let mut sum = self.crowd * f64::from(facts.starting);
+        let mut sum = CROWD * f64::from(facts.starting);
         (facts.victims)(&mut |idle_s| {
             sum += (-self.lambda * idle_s).exp();
             sum <= limit
@@ -133,7 +136,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 pub fn by_name(name: Placement, config: &Config) -> Box<dyn PlacementPolicy> {
     match name {
         Placement::MaxAvailable => Box::new(MaxAvailable),
-        Placement::MinCost => Box::new(MinCost { lambda: config.lambda, crowd: std::env::var("CROWD").ok().and_then(|x|x.parse().ok()).unwrap_or(0.0) }),
+        Placement::MinCost => Box::new(MinCost { lambda: config.lambda }),
         Placement::StickyRandom => Box::new(First(Search::FromHome)),
         Placement::Random => Box::new(First(Search::Random)),
         Placement::StickyMaxAvailable => Box::new(StickyMaxAvailable { alpha: config.alpha }),
@@ -147,6 +150,10 @@ mod tests {
 
     /// At the node so many steps of ten from home.
     fn cost(name: Placement, available: u64, steps: usize, idle: &[f64]) -> f64 {
+        crowded(name, available, steps, idle, 0)
+    }
+
+    fn crowded(name: Placement, available: u64, steps: usize, idle: &[f64], starting: u32) -> f64 {
         let policy = by_name(name, &Config::default());
         let mut ring = Ring::default();
         ring.resize(10);
@@ -155,7 +162,7 @@ mod tests {
         let mut victims = |visit: &mut Visit<'_>| {
             let _ = idle.iter().all(|idle_s| visit(*idle_s));
         };
-        let mut facts = PlacementFacts { available, budget: 100, starting: 0, node, walk, victims: &mut victims };
+        let mut facts = PlacementFacts { available, budget: 100, starting, node, walk, victims: &mut victims };
         policy.cost(&mut facts, f64::INFINITY)
     }
 
@@ -166,6 +173,14 @@ mod tests {
         let fresh = cost(Placement::MinCost, 50, 0, &[1.0]);
         assert!(none.abs() < f64::EPSILON && none < old && old < fresh);
         assert!((fresh - (-0.3f64).exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn min_cost_avoids_crowds_but_not_for_what_was_used_lately() {
+        let beside = |idle: &[f64], starting| crowded(Placement::MinCost, 50, 0, idle, starting);
+        assert!(beside(&[], 0) < beside(&[], 1) && beside(&[], 1) < beside(&[], 2));
+        assert!(beside(&[60.0], 0) < beside(&[90.0], 1), "nothing is lost by either");
+        assert!(beside(&[90.0], 1) < beside(&[5.0], 0));
     }
 
     #[test]
