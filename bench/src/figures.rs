@@ -156,6 +156,11 @@ pub fn geometric_mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| (sum / count(values.len())).exp())
 }
 
+/// A ratio with two digits after the point, or four if it would seem to be none.
+pub fn shown(ratio: f64) -> String {
+    if (ratio - 1.0).abs() < 0.005 { format!("{ratio:.4}") } else { format!("{ratio:.2}") }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {} runs of each mode on {}", self.name, self.n, self.machine)?;
@@ -187,7 +192,7 @@ fn table(
         writeln!(f)?;
     }
     for (name, ratio) in ratios {
-        writeln!(f, "{name} = {ratio:.2}")?;
+        writeln!(f, "{name} = {}", shown(*ratio))?;
     }
     Ok(())
 }
@@ -235,6 +240,11 @@ mod tests {
         assert!((report.ratios["slow/fast"] - 4.0).abs() < 1e-12);
         assert!((report.modes["slow"].median_ms - 40.0).abs() < 1e-12);
         assert_eq!(geometric_mean(&[]), None);
+    }
+
+    #[test]
+    fn what_is_nearly_one_is_told_from_it() {
+        assert_eq!([1.74, 0.995_2, 1.000_6, 0.004].map(shown), ["1.74", "0.9952", "1.0006", "0.00"]);
     }
 
     #[test]

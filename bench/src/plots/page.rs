@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Outcome;
-use crate::figures::{Mode, Report};
+use crate::figures::{Mode, Report, shown};
 
 use super::style;
 
@@ -56,7 +56,8 @@ fn counted(report: &Report, counts: &[(&str, &str)]) -> String {
 }
 
 fn ratios(report: &Report) -> String {
-    let lines: String = report.ratios.iter().map(|(key, ratio)| format!("{key} = {ratio:.2}\n")).collect();
+    let lines: String =
+        report.ratios.iter().map(|(key, ratio)| format!("{key} = {}\n", shown(*ratio))).collect();
     format!("\n```\n{lines}```\n")
 }
 

@@ -39,6 +39,8 @@ const LARGE: [Setting; 4] = [
     Setting { part: "100 nodes rising", nodes: 100, rate: 6000.0, rising: true },
 ];
 
+const LARGE_TRACES: usize = 3;
+
 /// What is assumed of machines, functions and clients.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditions {
@@ -54,6 +56,8 @@ pub struct Conditions {
     pub functions: u32,
     /// GB·s of the mean call.
     pub demand: RangeInclusive<f64>,
+    /// Whether functions that wait for events or messages are called in bursts.
+    pub bursts: bool,
     /// Seconds of a sample.
     pub length_s: f64,
     /// Functions and days of keep-alive.
@@ -69,21 +73,23 @@ pub struct Laboratory {
 impl Laboratory {
     /// Draws the traces' functions.
     pub fn new(conditions: Conditions, seeds: &[u64]) -> Self {
-        let draw = |seed: &u64| (*seed, Population::draw(conditions.functions, &conditions.demand, *seed));
+        let draw = |seed: &u64| {
+            (*seed, Population::draw(conditions.functions, &conditions.demand, conditions.bursts, *seed))
+        };
         let populations = seeds.iter().map(draw).collect();
         Self { conditions, populations }
     }
 
     /// Schedulers on ten nodes.
     pub fn small(&self, report: &mut Report, kinds: &[Named]) -> Outcome<()> {
-        self.compare(report, &SMALL, kinds)?;
+        self.compare(report, &SMALL, kinds, usize::MAX)?;
         ratios::add(report, &ratios::small());
         Ok(())
     }
 
-    /// Few schedulers on many nodes.
+    /// Few schedulers on many nodes, with few of the traces: each takes long.
     pub fn large(&self, report: &mut Report) -> Outcome<()> {
-        self.compare(report, &LARGE, &policies::large())?;
+        self.compare(report, &LARGE, &policies::large(), LARGE_TRACES)?;
         ratios::add(report, ratios::LARGE);
         Ok(())
     }
@@ -104,10 +110,16 @@ impl Laboratory {
         Ok(())
     }
 
-    fn compare(&self, report: &mut Report, settings: &[Setting], kinds: &[Named]) -> Outcome<()> {
+    fn compare(
+        &self,
+        report: &mut Report,
+        settings: &[Setting],
+        kinds: &[Named],
+        traces: usize,
+    ) -> Outcome<()> {
         for setting in settings {
             let mut found = Found::default();
-            for (seed, population) in &self.populations {
+            for (seed, population) in self.populations.iter().take(traces) {
                 let (cluster, calls) =
                     self.sampled(setting.nodes, setting.rate, setting.rising, *seed, population);
                 self.each(&mut found, &cluster, population, &calls, kinds, *seed)?;

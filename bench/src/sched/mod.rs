@@ -25,8 +25,8 @@ use simulator::Time;
 /// The machines and the traces.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Traces to average over; all schedulers see the same.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    /// Traces to average over; all schedulers see the same. They differ much: the dissertation's three would say little.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=100))]
     traces: u32,
     /// What the first trace is drawn from.
     #[arg(long, default_value_t = 1)]
@@ -70,6 +70,7 @@ impl Options {
             tries: policies::TRIES,
             functions: if self.quick { 2000 } else { 70_000 },
             demand: DEMAND,
+            bursts: true,
             length_s: if self.quick { 30.0 } else { 600.0 },
             long: if self.quick { (50, 1) } else { (1000, 3) },
         }
@@ -88,6 +89,7 @@ pub fn run(options: &Options, runs: u32) -> Outcome<Report> {
     report.note = NOTE.to_owned();
     eprintln!("{NOTE}");
     if options.sensitivity {
+        report.name += "-sensitivity";
         sensitivity::measure(&options.conditions(), &seeds, &mut report)?;
         return Ok(report);
     }

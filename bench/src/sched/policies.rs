@@ -32,6 +32,12 @@ const STICKY_RANDOM: Named = ("sticky-random", Kind::Nodes(Policy::StickyRandom)
 
 /// The schedulers of the dissertation, the product's own choice, and what lies between them.
 pub fn all() -> Vec<Named> {
+    let greedy = Config { eviction: Eviction::GreedyDual, ..unlimited() };
+    dissertation().into_iter().chain([("mote", mote(unlimited())), ("greedy-dual", mote(greedy))]).collect()
+}
+
+/// The schedulers of the dissertation, and what lies between OpenWhisk's and the recommended pair.
+pub fn dissertation() -> Vec<Named> {
     let nodes = [
         ("random", Policy::Random),
         ("max-available", Policy::MaxAvailable),
@@ -42,16 +48,14 @@ pub fn all() -> Vec<Named> {
         ("sr-ma", Warm::Sticky, Placement::MaxAvailable),
         ("sr-mc", Warm::Sticky, Placement::MinCost),
     ];
-    let greedy = Config { eviction: Eviction::GreedyDual, ..unlimited() };
     let mut all = steps();
     all.extend(nodes.map(|(name, policy)| (name, Kind::Nodes(policy))));
     all.extend(pairs.map(|(name, warm, placement)| (name, mote(pair(warm, placement)))));
-    all.extend([("mote", mote(unlimited())), ("greedy-dual", mote(greedy))]);
     all
 }
 
 /// From OpenWhisk's to the recommended pair as a user of the product gets it, one step at a time.
-pub fn steps() -> Vec<Named> {
+fn steps() -> Vec<Named> {
     let recommended = || pair(Warm::MaxAvailable, Placement::MinCost);
     let early = || Config { binding: Binding::Early, ..recommended() };
     let clients = Config { max_queue: 0, ..early() };

@@ -110,8 +110,8 @@ pub struct Population {
 impl Population {
     /// Draws so many functions. Durations of the few most popular functions decide how much memory for how long the
     /// mean call takes; they are drawn until this is within `demand` (GB·s), the load a testbed was made for, in the
-    /// minutes which samples are of.
-    pub fn draw(count: u32, demand: &RangeInclusive<f64>, seed: u64) -> Self {
+    /// minutes which samples are of. Without `bursts`, nothing but timers is anything but Poisson.
+    pub fn draw(count: u32, demand: &RangeInclusive<f64>, bursts: bool, seed: u64) -> Self {
         let random = &mut StdRng::seed_from_u64(seed);
         let mut shares: Vec<f64> = (0..count).map(|i| (f64::from(i) + 0.5) / f64::from(count)).collect();
         shares.shuffle(random);
@@ -122,7 +122,10 @@ impl Population {
                 let size = whole(published::at(&published::FUNCTIONS_OF_AN_APP, random.random()));
                 let memory_mb = whole(published::at(&published::MEMORY_MB, random.random()));
                 for share in shares.iter().skip(functions.len()).take(size.to_usize().unwrap_or(1)) {
-                    let (trigger, per_day, pattern) = arrivals(published::popularity(*share), random);
+                    let (trigger, per_day, mut pattern) = arrivals(published::popularity(*share), random);
+                    if !bursts && matches!(pattern, Pattern::Bursts { .. }) {
+                        pattern = Pattern::Diurnal { swing: 0.0 };
+                    }
                     let durations_s = [0.0; 7];
                     let function = Function { owner, app, trigger, per_day, pattern, durations_s, memory_mb };
                     functions.push(function);

@@ -6,7 +6,7 @@ use crate::figures::quantile;
 const DEMAND: RangeInclusive<f64> = 0.3..=0.6;
 
 fn population() -> Population {
-    Population::draw(70_000, &DEMAND, 1)
+    Population::draw(70_000, &DEMAND, true, 1)
 }
 
 fn share<T>(all: &[T], which: impl Fn(&T) -> bool) -> f64 {
@@ -16,9 +16,9 @@ fn share<T>(all: &[T], which: impl Fn(&T) -> bool) -> f64 {
 #[test]
 fn a_seed_makes_one_trace() {
     let load = Load::slow_start(50.0, 60.0);
-    let one = Population::draw(500, &DEMAND, 7);
-    assert_eq!(one, Population::draw(500, &DEMAND, 7));
-    assert_ne!(one, Population::draw(500, &DEMAND, 8));
+    let one = Population::draw(500, &DEMAND, true, 7);
+    assert_eq!(one, Population::draw(500, &DEMAND, true, 7));
+    assert_ne!(one, Population::draw(500, &DEMAND, true, 8));
     assert_eq!(one.sample(&load, 1), one.sample(&load, 1));
     assert_ne!(one.sample(&load, 1), one.sample(&load, 2));
     assert_eq!(one.minutes(&(0..60)), one.minutes(&(0..60)));

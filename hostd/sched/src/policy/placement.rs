@@ -162,7 +162,8 @@ mod tests {
         let mut victims = |visit: &mut Visit<'_>| {
             let _ = idle.iter().all(|idle_s| visit(*idle_s));
         };
-        let mut facts = PlacementFacts { available, budget: 100, starting, node, walk, victims: &mut victims };
+        let mut facts =
+            PlacementFacts { available, budget: 100, starting, node, walk, victims: &mut victims };
         policy.cost(&mut facts, f64::INFINITY)
     }
 
