@@ -14,6 +14,9 @@ pub struct Report {
     pub n: u32,
     /// What it ran on.
     pub machine: String,
+    /// What has to be known of all figures, if anything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
     /// Figures per mode.
     pub modes: BTreeMap<String, Mode>,
     /// `slow/fast`: how many times longer the first takes. The geometric mean where there are parts.
@@ -86,7 +89,8 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let machine = format!("{} x {cores}", model.map_or("unknown CPU", |(_, name)| name));
         let name = name.to_owned();
-        Self { name, n, machine, modes: BTreeMap::new(), ratios: BTreeMap::new(), parts: BTreeMap::new() }
+        let (modes, ratios, parts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { name, n, machine, note: String::new(), modes, ratios, parts }
     }
 
     /// Adds the ratio of two modes' medians under `slow/fast`: to each part that has both, and for all of them
@@ -152,9 +156,17 @@ pub fn geometric_mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| (sum / count(values.len())).exp())
 }
 
+/// A ratio with two digits after the point, or four if it would seem to be none.
+pub fn shown(ratio: f64) -> String {
+    if (ratio - 1.0).abs() < 0.005 { format!("{ratio:.4}") } else { format!("{ratio:.2}") }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {} runs of each mode on {}", self.name, self.n, self.machine)?;
+        if !self.note.is_empty() {
+            writeln!(f, "{}", self.note)?;
+        }
         for (name, part) in &self.parts {
             writeln!(f, "\n{name}")?;
             table(f, &part.modes, &part.ratios)?;
@@ -180,7 +192,7 @@ fn table(
         writeln!(f)?;
     }
     for (name, ratio) in ratios {
-        writeln!(f, "{name} = {ratio:.2}")?;
+        writeln!(f, "{name} = {}", shown(*ratio))?;
     }
     Ok(())
 }
@@ -228,6 +240,11 @@ mod tests {
         assert!((report.ratios["slow/fast"] - 4.0).abs() < 1e-12);
         assert!((report.modes["slow"].median_ms - 40.0).abs() < 1e-12);
         assert_eq!(geometric_mean(&[]), None);
+    }
+
+    #[test]
+    fn what_is_nearly_one_is_told_from_it() {
+        assert_eq!([1.74, 0.995_2, 1.000_6, 0.004].map(shown), ["1.74", "0.9952", "1.0006", "0.00"]);
     }
 
     #[test]

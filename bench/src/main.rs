@@ -15,6 +15,7 @@ mod plots;
 mod program;
 mod restore;
 mod restoring;
+mod sched;
 mod start;
 
 use std::error::Error;
@@ -61,6 +62,8 @@ enum Bench {
     Plots(plots::Options),
     /// Many calls at once, of one function or of as many different ones, in the booted appliance.
     Burst(burst::Options),
+    /// The scheduler and others in a simulated cluster, under synthetic traces (anywhere).
+    Sched(sched::Options),
 }
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),
         Bench::Burst(options) => burst::run(options, arguments.runs),
+        Bench::Sched(options) => sched::run(options, arguments.runs),
         Bench::Plots(options) => return ended(plots::run(options)),
     };
     ended(measured.and_then(|report| publish(&report, arguments.json.as_deref())))

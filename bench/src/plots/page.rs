@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Outcome;
-use crate::figures::{Mode, Report};
+use crate::figures::{Mode, Report, shown};
 
 use super::style;
 
@@ -11,10 +11,19 @@ const BEGIN: &str = "<!-- written by `bench plots`: begin -->\n";
 const END: &str = "<!-- written by `bench plots`: end -->\n";
 
 /// A benchmark's heading, figure and table.
-pub fn section(title: &str, about: &str, figure: Option<&str>, report: &Report) -> String {
+pub fn section(
+    title: &str,
+    about: &str,
+    figure: Option<&str>,
+    counts: &[(&str, &str)],
+    report: &Report,
+) -> String {
     let mut text = format!("## {title}\n\n");
     if !about.is_empty() {
         text += &format!("{about}\n\n");
+    }
+    if !report.note.is_empty() {
+        text += &format!("{}\n\n", report.note);
     }
     if let Some(figure) = figure {
         text += &format!("![{title}](figures/{figure})\n\n");
@@ -23,7 +32,33 @@ pub fn section(title: &str, about: &str, figure: Option<&str>, report: &Report) 
         return text + &format!("```\n{report}```\n");
     }
     text += &format!("Medians of {} runs in milliseconds, on {}.\n\n", report.n, report.machine);
-    if report.modes.is_empty() { text + &unlike(report) } else { text + &table(report) }
+    match counts {
+        _ if !report.modes.is_empty() => text + &table(report),
+        [] => text + &unlike(report),
+        _ => text + &counted(report, counts),
+    }
+}
+
+/// A row for each mode of each part, with more than its median.
+fn counted(report: &Report, counts: &[(&str, &str)]) -> String {
+    let names = counts.iter().map(|(_, unit)| *unit).collect::<Vec<_>>().join(" | ");
+    let mut text = format!("| | | median ms | {names} |\n|---|---|---:|{}\n", "---:|".repeat(counts.len()));
+    for (key, part) in &report.parts {
+        for mode in style::series(part.modes.keys()) {
+            let Some(figures) = part.modes.get(&mode.name) else { continue };
+            let count = |(name, _): &(&str, &str)| figures.counts.get(*name).map(|value| digits(*value));
+            let cells: Vec<String> = counts.iter().map(|name| count(name).unwrap_or_default()).collect();
+            let median = digits(figures.median_ms);
+            text += &format!("| {key} | {} | {median} | {} |\n", mode.name, cells.join(" | "));
+        }
+    }
+    text + &ratios(report)
+}
+
+fn ratios(report: &Report) -> String {
+    let lines: String =
+        report.ratios.iter().map(|(key, ratio)| format!("{key} = {}\n", shown(*ratio))).collect();
+    format!("\n```\n{lines}```\n")
 }
 
 /// Parts that are not of one kind: nothing is summed up over them.
@@ -36,8 +71,7 @@ fn unlike(report: &Report) -> String {
         let cells: Vec<String> = modes.iter().map(|mode| median(&mode.name)).collect();
         text += &format!("| {key} | {} |\n", cells.join(" | "));
     }
-    let ratios: String = report.ratios.iter().map(|(key, ratio)| format!("{key} = {ratio:.2}\n")).collect();
-    text + &format!("\n```\n{ratios}```\n")
+    text + &ratios(report)
 }
 
 /// Three digits that say something.
@@ -150,10 +184,19 @@ mod tests {
             report.parts.entry(key.to_owned()).or_default().modes.insert(mode.to_owned(), Mode::of(&[ms]));
         }
         report.ratios.insert("overlay/tap@1".to_owned(), 3.0);
-        let text = section("Test", "", None, &report);
+        let text = section("Test", "", None, &[], &report);
         for line in ["| 1 endpoint | 0.250 |  |", "| latency |  | 1234 |", "overlay/tap@1 = 3.00"] {
             assert!(text.contains(line), "{line}: {text}");
         }
         assert!(!text.contains("figures/"), "{text}");
+        report.note = "Not real.".to_owned();
+        let veth = report.parts.get_mut("latency").unwrap().modes.get_mut("veth").unwrap();
+        veth.counts.insert("cold".to_owned(), 12.5);
+        let text = section("Test", "", None, &[("cold", "cold %"), ("hot", "hot %")], &report);
+        for line in
+            ["Not real.\n", "| | | median ms | cold % | hot % |", "| latency | veth | 1234 | 12.5 |  |"]
+        {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 }

@@ -30,7 +30,7 @@ pub struct Config {
     pub lambda: f64,
     /// Weight of the distance from the home node against its load (`sticky-max-available`).
     pub alpha: f64,
-    /// Keep-alive of `fixed`, and of `hybrid-histogram` where its history says nothing.
+    /// Keep-alive of `fixed`.
     pub fixed_s: f64,
     /// The histogram of `hybrid-histogram`.
     pub histogram: HistogramConfig,
@@ -102,8 +102,8 @@ pub struct HistogramConfig {
     pub min_samples: u32,
     /// Part of the idle times that may be out of bounds.
     pub max_out_of_bounds: f64,
-    /// How uneven the bins are at least (standard deviation of their counts by the mean): a flat histogram foretells
-    /// nothing.
+    /// How uneven the bins are at least (standard deviation of their counts by the mean, without what is chance): a
+    /// flat histogram foretells nothing.
     pub min_cv: f64,
     /// The part of idle times that are shorter than the pre-warm window.
     pub head: f64,
@@ -111,6 +111,8 @@ pub struct HistogramConfig {
     pub tail: f64,
     /// By how much either window is widened.
     pub margin: f64,
+    /// Keep-alive where the history says nothing.
+    pub fallback_s: f64,
 }
 
 impl Default for HistogramConfig {
@@ -120,10 +122,13 @@ impl Default for HistogramConfig {
             bins: 240,
             min_samples: 10,
             max_out_of_bounds: 0.5,
-            min_cv: 2.0,
+            // This and `fallback_s` were chosen with `bench sched`, on other traces than it shows: fewer cold starts than
+            // ten minutes for all, and less memory for it.
+            min_cv: 3.5,
             head: 0.05,
             tail: 0.99,
             margin: 0.1,
+            fallback_s: 360.0,
         }
     }
 }

@@ -46,7 +46,8 @@ impl Histogram {
         f64::from(self.out_of_bounds) / f64::from(self.total.max(1))
     }
 
-    /// Standard deviation of the bins' counts by their mean: large if few bins have it all, 0 if all have the same.
+    /// Standard deviation of the bins' counts by their mean, without what chance alone makes of it: large if few bins
+    /// have it all, 0 if all have about the same. Few idle times are never evenly spread.
     pub fn cv(&self) -> f64 {
         let within = f64::from(self.total - self.out_of_bounds);
         if within <= 0.0 {
@@ -57,7 +58,8 @@ impl Histogram {
         let bins = self.bins.len() as f64;
         let mean = within / bins;
         let variance = self.bins.iter().map(|bin| (f64::from(*bin) - mean).powi(2)).sum::<f64>() / bins;
-        variance.sqrt() / mean
+        // Counts of what is spread evenly vary too, by their mean.
+        (variance - mean).max(0.0).sqrt() / mean
     }
 
     /// The bin in which the idle time lies that `part` of those within bounds do not exceed.

@@ -72,12 +72,13 @@ impl KeepAlivePolicy for HybridHistogram {
 
 /// The policy of that name.
 pub fn by_name(name: KeepAlive, config: &Config) -> Box<dyn KeepAlivePolicy> {
-    let keep = Duration::try_from_secs_f64(config.fixed_s).unwrap_or(Duration::from_secs(600));
+    let fixed = |s| Fixed { keep: Duration::try_from_secs_f64(s).unwrap_or(Duration::from_secs(600)) };
     match name {
-        KeepAlive::Fixed => Box::new(Fixed { keep }),
-        KeepAlive::HybridHistogram => {
-            Box::new(HybridHistogram { fallback: Fixed { keep }, config: config.histogram.clone() })
-        }
+        KeepAlive::Fixed => Box::new(fixed(config.fixed_s)),
+        KeepAlive::HybridHistogram => Box::new(HybridHistogram {
+            fallback: fixed(config.histogram.fallback_s),
+            config: config.histogram.clone(),
+        }),
     }
 }
 
@@ -94,7 +95,11 @@ mod tests {
         by_name(KeepAlive::HybridHistogram, &config).window(Some(&history))
     }
 
-    const FALLBACK: Window = Window { prewarm: Duration::ZERO, keep: Duration::from_secs(600) };
+    const fn kept(s: u64) -> Window {
+        Window { prewarm: Duration::ZERO, keep: Duration::from_secs(s) }
+    }
+
+    const FALLBACK: Window = kept(360);
 
     #[test]
     fn a_regular_call_is_awaited_and_a_frequent_one_kept() {
@@ -106,12 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn without_knowledge_it_is_the_fixed_time() {
+    fn without_knowledge_it_is_a_fixed_time() {
         assert_eq!(window(&[60.5; 9]), FALLBACK, "too few");
         assert_eq!(window(&[300.0; 20]), FALLBACK, "out of bounds");
         let flat: Vec<f64> = (0..240).map(f64::from).collect();
         assert_eq!(window(&flat), FALLBACK, "flat");
         assert_eq!(by_name(KeepAlive::HybridHistogram, &Config::default()).window(None), FALLBACK);
-        assert_eq!(by_name(KeepAlive::Fixed, &Config::default()).window(None), FALLBACK);
+        // Few of such would be uneven by chance alone.
+        let few: Vec<f64> = flat.into_iter().step_by(16).collect();
+        assert_eq!(window(&few), FALLBACK, "few and scattered");
+        assert_eq!(by_name(KeepAlive::Fixed, &Config::default()).window(None), kept(600));
     }
 }

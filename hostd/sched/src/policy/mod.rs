@@ -35,7 +35,7 @@ pub enum Warm {
 pub enum Placement {
     /// That with the most memory not in use.
     MaxAvailable,
-    /// That where the least is lost by evictions, each `exp(-λ · idle seconds)`.
+    /// That where the least is lost by evictions, each `exp(-λ · idle seconds)`, and few other starts are under way.
     MinCost,
     /// Home node by hash, then by steps coprime to the number of nodes: the first with memory.
     StickyRandom,

@@ -17,6 +17,10 @@ pub enum Search {
     Least,
 }
 
+/// What a start costs for every other that is under way on its node, as they hold each other up. So much is an idle
+/// sandbox worth that was not used for 15 s (at the usual λ): among older ones, those on quiet nodes go first.
+const CROWD: f64 = 0.01;
+
 /// Is shown how many seconds each of several sandboxes was idle, until it says false.
 pub type Visit<'a> = dyn FnMut(f64) -> bool + 'a;
 
@@ -26,6 +30,8 @@ pub struct PlacementFacts<'a> {
     pub available: u64,
     /// Memory there is at all, bytes.
     pub budget: u64,
+    /// Sandboxes on their way up there.
+    pub starting: u32,
     pub(crate) node: usize,
     pub(crate) walk: Walk,
     /// Shows the idle sandboxes that would end for the start, as seconds they were idle, until told to stop. None
@@ -81,7 +87,7 @@ impl PlacementPolicy for MinCost {
     }
 
     fn cost(&self, facts: &mut PlacementFacts<'_>, limit: f64) -> f64 {
-        let mut sum = 0.0;
+        let mut sum = CROWD * f64::from(facts.starting);
         (facts.victims)(&mut |idle_s| {
             sum += (-self.lambda * idle_s).exp();
             sum <= limit
@@ -144,6 +150,10 @@ mod tests {
 
     /// At the node so many steps of ten from home.
     fn cost(name: Placement, available: u64, steps: usize, idle: &[f64]) -> f64 {
+        crowded(name, available, steps, idle, 0)
+    }
+
+    fn crowded(name: Placement, available: u64, steps: usize, idle: &[f64], starting: u32) -> f64 {
         let policy = by_name(name, &Config::default());
         let mut ring = Ring::default();
         ring.resize(10);
@@ -152,7 +162,8 @@ mod tests {
         let mut victims = |visit: &mut Visit<'_>| {
             let _ = idle.iter().all(|idle_s| visit(*idle_s));
         };
-        let mut facts = PlacementFacts { available, budget: 100, node, walk, victims: &mut victims };
+        let mut facts =
+            PlacementFacts { available, budget: 100, starting, node, walk, victims: &mut victims };
         policy.cost(&mut facts, f64::INFINITY)
     }
 
@@ -163,6 +174,14 @@ mod tests {
         let fresh = cost(Placement::MinCost, 50, 0, &[1.0]);
         assert!(none.abs() < f64::EPSILON && none < old && old < fresh);
         assert!((fresh - (-0.3f64).exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn min_cost_avoids_crowds_but_not_for_what_was_used_lately() {
+        let beside = |idle: &[f64], starting| crowded(Placement::MinCost, 50, 0, idle, starting);
+        assert!(beside(&[], 0) < beside(&[], 1) && beside(&[], 1) < beside(&[], 2));
+        assert!(beside(&[60.0], 0) < beside(&[90.0], 1), "nothing is lost by either");
+        assert!(beside(&[90.0], 1) < beside(&[5.0], 0));
     }
 
     #[test]

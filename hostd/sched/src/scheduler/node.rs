@@ -24,6 +24,8 @@ pub(super) struct Node {
     pub(super) bases: Vec<Image>,
     pub(super) blanks: Vec<u32>,
     pub(super) blanks_starting: u32,
+    /// Sandboxes of functions on their way up, also those that wait for memory.
+    pub(super) starting: u32,
     /// A blank did not come up: none is tried until then.
     pub(super) blanks_after: Time,
     /// A function that waited long and is the next to start here.
@@ -45,6 +47,7 @@ impl Node {
             bases: Vec::new(),
             blanks: Vec::new(),
             blanks_starting: 0,
+            starting: 0,
             blanks_after: Time::default(),
             claim: NOWHERE,
         }

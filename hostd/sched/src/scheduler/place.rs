@@ -193,6 +193,7 @@ impl Scheduler {
         let mut facts = PlacementFacts {
             available,
             budget: node.account.budget(),
+            starting: node.starting,
             node: n as usize,
             walk: self.functions[f as usize].walk,
             victims: &mut victims,

@@ -59,6 +59,7 @@ impl Scheduler {
         };
         self.link(slot);
         let node = &mut self.nodes[n as usize];
+        node.starting += 1;
         if let Some(bytes) = snapshot {
             node.account.promise_image(&mut self.places[place as usize].snapshot, bytes);
         }
@@ -243,6 +244,7 @@ impl Scheduler {
             self.put_back(f, waiting);
         }
         self.functions[f as usize].starting -= 1;
+        self.nodes[self.sandboxes[slot].node as usize].starting -= 1;
         if self.sandboxes[slot].charged {
             self.starting = self.starting.saturating_sub(1);
             self.fair.count(f, 0, -1);

@@ -131,6 +131,10 @@ impl Scheduler {
                 (node.blanks.len(), node.blanks_starting),
                 blanks.get(&n).copied().unwrap_or_default()
             );
+            let on_their_way = self.sandboxes.iter().filter(|(_, sandbox)| {
+                sandbox.node == n && sandbox.state == State::Restoring && sandbox.function != NOWHERE
+            });
+            assert_eq!(node.starting as usize, on_their_way.count(), "node {n}");
             if node.claim != NOWHERE {
                 assert_eq!(self.functions[node.claim as usize].claim, n);
             }
@@ -163,6 +167,9 @@ impl Scheduler {
                 continue;
             }
             let mut cost = 0.0;
+            if self.config.placement == Placement::MinCost {
+                cost += 0.01 * f64::from(node.starting);
+            }
             if self.config.placement == Placement::MinCost && !node.account.will_fit(need) {
                 let mut idle: Vec<((f64, u32), u32)> = self
                     .sandboxes

@@ -75,6 +75,7 @@ fn config() -> impl Strategy<Value = Config> {
             // Histograms that say something soon.
             histogram: crate::config::HistogramConfig {
                 bin_s: 1.0,
+                fallback_s: numbers.1,
                 min_samples: 2,
                 ..crate::config::HistogramConfig::default()
             },
