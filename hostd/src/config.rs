@@ -190,6 +190,7 @@ seconds!(Sandbox {
     boot_timeout = boot_timeout_s: "Kernel start until the agent reports.",
     init_timeout = init_timeout_s: "Bound of a function's initialisation.",
     restore_timeout = restore_timeout_s: "Snapshot file to a runtime that asks for its event.",
+    idle_timeout = idle_timeout_s: "How long a sandbox stays without calls, if its function's history says nothing.",
     reclaim_after = reclaim_s: "How long a sandbox is without calls when it gives back memory.",
     queue_timeout = queue_s: "How long a call may wait for memory or a first snapshot.",
 });
@@ -249,7 +250,7 @@ pub enum OptionError {
 impl Config {
     /// Policies and bounds, as the scheduler takes them.
     pub fn scheduling(&self) -> mote_sched::Config {
-        self.scheduling.config(self.sandbox.idle_timeout_s)
+        self.scheduling.config(self.sandbox.idle_timeout())
     }
 
     /// Reads the file and lays the options (dotted key, text) over it.
@@ -346,6 +347,7 @@ mod tests {
         let layout = config.network.layout("options", "").unwrap();
         assert_eq!(layout.tenants.keys().collect::<Vec<_>>(), ["blue"]);
         assert!((config.scheduling().fixed_s - 5.0).abs() < 1e-9);
+        assert!((config.scheduling().histogram.fallback_s - 5.0).abs() < 1e-9);
         assert_eq!(config.sandbox.guest_cmdline, "init=/x");
         assert!(!config.snapshot.layered);
         assert_eq!(config.scheduling().keep_alive, mote_sched::policy::KeepAlive::Fixed);

@@ -73,6 +73,7 @@ impl Scheduler for Mote {
                 call: CallId(u64::from(call)),
                 function: FunctionId(function),
                 deadline: Moment::NEVER,
+                fresh: false,
             },
             Input::Ready { sandbox } => Event::Ready { sandbox: named(sandbox) },
             Input::Done { sandbox } => Event::Ended { sandbox: named(sandbox), healthy: true },

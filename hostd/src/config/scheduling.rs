@@ -1,5 +1,7 @@
 //! `[scheduling]`: who is served where, and what stays.
 
+use std::time::Duration;
+
 use mote_sched::policy::{Eviction, KeepAlive, Placement, Warm};
 use mote_sched::{Binding, HistogramConfig};
 use serde::Deserialize;
@@ -25,8 +27,9 @@ pub struct Scheduling {
 }
 
 impl Scheduling {
-    /// As the scheduler takes it. `idle_s`: keep-alive where no policy says otherwise.
-    pub fn config(&self, idle_s: u64) -> mote_sched::Config {
+    /// As the scheduler takes it. `idle`: keep-alive where no policy says otherwise.
+    pub fn config(&self, idle: Duration) -> mote_sched::Config {
+        let idle_s = idle.as_secs_f64();
         let defaults = mote_sched::Config::default();
         mote_sched::Config {
             warm: self.warm,
@@ -36,9 +39,9 @@ impl Scheduling {
             binding: self.binding,
             lambda: self.lambda,
             alpha: self.alpha,
-            // Exact far beyond any time a sandbox lives.
-            fixed_s: std::time::Duration::from_secs(idle_s).as_secs_f64(),
+            fixed_s: idle_s,
             histogram: HistogramConfig {
+                fallback_s: idle_s,
                 bin_s: self.histogram_bin_s,
                 bins: self.histogram_bins,
                 ..defaults.histogram
