@@ -278,6 +278,31 @@ fn provisioned_sandboxes_that_do_not_come_up_are_tried_ever_more_seldom() {
 }
 
 #[test]
+fn after_a_stall_there_is_no_herd() {
+    let mut world = World::new(fixed(), &[node(400)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    // Nothing comes up for long, and clients come again and again.
+    world.acts = false;
+    for _ in 0..10 {
+        (0..20).for_each(|_| _ = world.call(f, 5));
+        world.run(6);
+    }
+    assert_eq!((world.starts.len(), world.refused.len(), world.open()), (4, 200, 0));
+    assert!(world.refused.iter().all(|(_, why, _)| *why == Refusal::Expired));
+    // Then everything goes on: those who wait now are served by what was started, in order, and nobody else.
+    let calls: Vec<CallId> = (0..8).map(|_| world.call(f, 60)).collect();
+    world.acts = true;
+    for started in world.starts.clone() {
+        world.tell(Event::Ready { sandbox: started.sandbox });
+    }
+    world.run(10);
+    assert_eq!(world.handed.iter().map(|hand| hand.call).collect::<Vec<_>>(), calls);
+    assert_eq!((world.starts.len(), world.open()), (4, 0));
+    world.scheduler.audit();
+}
+
+#[test]
 fn a_function_that_does_not_come_up_fails_its_calls_after_a_few_attempts() {
     let mut world = World::new(fixed(), &[node(100)]);
     let tenant = world.tenant();
