@@ -94,12 +94,17 @@ def assert_refused(attempt, status, kind, *words):
     return refusal[0]
 
 
+def assert_too_much(attempt, *words):
+    return assert_refused(attempt, 400, "InvalidParameterValueException", *words)
+
+
 def test_what_is_reserved_is_kept_and_told(lambdas, deployed):
     name = deployed("told")
     before = lambdas.get_account_settings()
     limit = before["AccountLimit"]
     assert limit["UnreservedConcurrentExecutions"] == limit["ConcurrentExecutions"] > 1
-    assert before["AccountUsage"]["FunctionCount"] >= 1 and 0 < before["AccountUsage"]["TotalCodeSize"] < limit["TotalCodeSize"]
+    usage = before["AccountUsage"]
+    assert usage["FunctionCount"] >= 1 and 0 < usage["TotalCodeSize"] < limit["TotalCodeSize"]
     revision = lambdas.get_function_configuration(FunctionName=name)["RevisionId"]
     answer = lambdas.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=3)
     assert answer["ReservedConcurrentExecutions"] == 3
@@ -112,9 +117,9 @@ def test_what_is_reserved_is_kept_and_told(lambdas, deployed):
     after = lambdas.get_account_settings()["AccountLimit"]
     assert after["UnreservedConcurrentExecutions"] == limit["UnreservedConcurrentExecutions"] - 3
     most = limit["ConcurrentExecutions"] - 1
-    assert_refused(
+    assert_too_much(
         lambda: lambdas.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=most + 1),
-        400, "InvalidParameterValueException", f"at most {most}",
+        f"at most {most}",
     )
     lambdas.delete_function_concurrency(FunctionName=name)
     assert "Concurrency" not in lambdas.get_function(FunctionName=name)
@@ -161,7 +166,7 @@ def test_a_function_is_shut_off_and_on_again(machine, lambdas, deployed):
         assert "reserved concurrency is 0" in reply.json["message"], str(reply)
     with pytest.raises(lambdas.exceptions.TooManyRequestsException):
         invoke(lambdas, name, {})
-    assert_refused(lambda: provision(lambdas, name, 1), 400, "InvalidParameterValueException", "reserved concurrency of 0")
+    assert_too_much(lambda: provision(lambdas, name, 1), "reserved concurrency of 0")
     lambdas.delete_function_concurrency(FunctionName=name)
     assert invoke(lambdas, name, {}).error is None
 
@@ -218,17 +223,17 @@ def test_more_than_there_is_room_for_is_refused_with_the_limit(machine, lambdas,
     capacity = machine.status()["sandboxes"]["capacity_mb"]
     # A sandbox's monitor takes a little, too.
     most = capacity // (256 + 8)
-    said = assert_refused(lambda: provision(lambdas, name, most + 1), 400, "InvalidParameterValueException", f"at most {most}")
+    said = assert_too_much(lambda: provision(lambdas, name, most + 1), f"at most {most}")
     assert str(capacity) in re.findall(r"\d+", said.message), said
     lambdas.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
-    assert_refused(lambda: provision(lambdas, name, 2), 400, "InvalidParameterValueException", "reserved concurrency of 1")
+    assert_too_much(lambda: provision(lambdas, name, 2), "reserved concurrency of 1")
     lambdas.delete_function_concurrency(FunctionName=name)
     provision(lambdas, name, most)
     for change in (
         lambda: lambdas.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=most - 1),
         lambda: lambdas.update_function_configuration(FunctionName=name, MemorySize=capacity // most),
     ):
-        assert_refused(change, 400, "InvalidParameterValueException", "provisioned concurrency", "at most")
+        assert_too_much(change, "provisioned concurrency", "at most")
     for qualifier in ("1", "live"):
         assert_refused(
             lambda qualifier=qualifier: lambdas.put_provisioned_concurrency_config(
@@ -274,10 +279,12 @@ def test_by_the_command_line(machine, deployed):
     made = aws("put-provisioned-concurrency-config", *version, "--provisioned-concurrent-executions", "1")
     assert made["RequestedProvisionedConcurrentExecutions"] == 1
     assert until(lambda: aws("get-provisioned-concurrency-config", *version)["Status"] == "READY", UP_S)
-    assert len(aws("list-provisioned-concurrency-configs", "--function-name", name)["ProvisionedConcurrencyConfigs"]) == 1
+    listed = aws("list-provisioned-concurrency-configs", "--function-name", name)
+    assert len(listed["ProvisionedConcurrencyConfigs"]) == 1
     said = aws("delete-function-concurrency", "--function-name", "nobody", fails=True)
     assert "ResourceNotFoundException" in said
     aws("delete-provisioned-concurrency-config", *version)
-    assert "ProvisionedConcurrencyConfigNotFoundException" in aws("get-provisioned-concurrency-config", *version, fails=True)
+    said = aws("get-provisioned-concurrency-config", *version, fails=True)
+    assert "ProvisionedConcurrencyConfigNotFoundException" in said
     aws("delete-function-concurrency", "--function-name", name)
     assert aws("get-account-settings")["AccountUsage"]["FunctionCount"] >= 1
