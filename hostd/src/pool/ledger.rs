@@ -513,7 +513,9 @@ impl Ledger {
             let view = (*slot.info.function == **key).then(|| self.scheduler.sandbox(*id)).flatten();
             let Some(view) = view.filter(|view| view.pinned) else { continue };
             standing.there += 1;
-            standing.up += u32::from(matches!(view.state, State::Ready | State::Idle | State::Busy));
+            // One that is idle and not parked is being put away.
+            let idle = matches!(view.state, State::Ready | State::Idle) && slot.parked.is_some();
+            standing.up += u32::from(idle || view.state == State::Busy);
         }
         standing
     }

@@ -436,6 +436,7 @@ impl Pool {
     /// A sandbox came up: it waits for a call from now on.
     pub fn up(self: &Arc<Self>, sandbox: Sandbox, birth: Birth) {
         let id = sandbox.lease().id();
+        sandbox.lease().name(sandbox.id(), sandbox.pid());
         let parked = parked::keep(self, Kept::Sandbox(Box::new(sandbox)));
         self.change(|ledger| ledger.up(id, parked, birth));
     }

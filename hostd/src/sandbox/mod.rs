@@ -93,7 +93,6 @@ impl Sandbox {
         resume_bound: Duration,
         tail: &mut Tail,
     ) -> Outcome {
-        self.lease.name(&self.id, self.monitor.pid());
         let begun = Instant::now();
         let mut outcome =
             Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
@@ -169,6 +168,11 @@ impl Sandbox {
     /// What this sandbox has booked.
     pub fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Its name: the end of its host name.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Process id of the monitor, while it runs.
