@@ -13,6 +13,10 @@ use crate::ids::{CallId, FunctionId, NodeId, Time};
 use crate::queue::Waiting;
 use crate::states::State;
 
+/// The part of a call's patience that its turn must come within, by what calls take of late: they may take longer, and a
+/// call that waited in vain is worse off than one that was told.
+const HOPE: (u32, u32) = (3, 4);
+
 const LEAST_RETRY: Duration = Duration::from_secs(1);
 const MOST_RETRY: Duration = Duration::from_secs(60);
 
@@ -119,7 +123,7 @@ impl Scheduler {
             Some(Refusal::TenantQueueFull)
         } else if self.waiting.saturating_sub(self.starting) >= self.config.max_queue {
             Some(Refusal::QueueFull)
-        } else if self.fair.in_use(f) > 0 && self.wait(f) > deadline.since(self.now) {
+        } else if self.fair.in_use(f) > 0 && self.wait(f) > deadline.since(self.now) / HOPE.1 * HOPE.0 {
             Some(Refusal::Hopeless)
         } else {
             None

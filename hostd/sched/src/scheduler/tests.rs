@@ -184,12 +184,12 @@ fn a_call_whose_turn_would_come_too_late_is_told_so_at_once() {
     world.call_ms.insert(f, 980);
     (0..2).for_each(|_| _ = world.call(f, 60));
     world.run(3);
-    // Two at once, nearly a second each: the ninth of those that wait would have its turn after more than four.
-    (0..10).for_each(|_| _ = world.call(f, 4));
+    // Two at once, nearly a second each: the seventh of those that wait would have its turn after more than three.
+    (0..8).for_each(|_| _ = world.call(f, 4));
     assert_eq!(world.refused, []);
     world.call(f, 4);
     assert!(
-        matches!(world.refused[..], [(_, Refusal::Hopeless, after)] if after >= Duration::from_secs(4)),
+        matches!(world.refused[..], [(_, Refusal::Hopeless, after)] if after >= Duration::from_secs(3)),
         "{:?}",
         world.refused
     );
