@@ -32,7 +32,7 @@ fn few_functions_have_most_calls() {
     let all: f64 = rates.iter().sum();
     let of = |count: usize| rates.iter().take(count).sum::<f64>() / all;
     assert!(of(5) > 0.5, "{}", of(5));
-    assert!(of(200) > 0.9, "{}", of(200));
+    assert!(of(200) > 0.85, "{}", of(200));
     let rare = share(&rates, |rate| *rate <= f64::from(DAY));
     assert!((0.78..0.84).contains(&rare), "{rare}");
     let rarer = share(&rates, |rate| *rate <= 24.5);
