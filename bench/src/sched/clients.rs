@@ -13,10 +13,16 @@ use super::simulator::{Action, Input, Scheduler, Time};
 pub struct Clients {
     scheduler: Box<dyn Scheduler>,
     shapes_mb: Vec<u32>,
-    /// Calls and whose they are.
-    waiting: VecDeque<(u32, u32)>,
+    waiting: VecDeque<Waiting>,
     /// So many try again at a time.
     tries: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    call: u32,
+    function: u32,
+    memory_mb: u32,
 }
 
 impl Clients {
@@ -41,12 +47,16 @@ impl Clients {
         // No node had this much: nor has it for others that need as much or more.
         let mut too_much = u32::MAX;
         let mut at = 0;
-        while let Some(&(call, function)) = self.waiting.get(at).filter(|_| at < self.tries) {
-            let memory = self.memory(function);
-            if memory < too_much && self.tries(now, call, function, actions) {
+        while at < self.tries {
+            // Those that need too much are many, and passed by quickly.
+            let mut few = self.waiting.iter().take(self.tries).skip(at);
+            let Some(next) = few.position(|one| one.memory_mb < too_much) else { return };
+            at += next;
+            let Some(&Waiting { call, function, memory_mb }) = self.waiting.get(at) else { return };
+            if self.tries(now, call, function, actions) {
                 self.waiting.remove(at);
             } else {
-                too_much = too_much.min(memory);
+                too_much = memory_mb;
                 at += 1;
             }
         }
@@ -57,7 +67,8 @@ impl Scheduler for Clients {
     fn step(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
         if let Input::Call { call, function } = input {
             if !self.tries(now, call, function, actions) {
-                self.waiting.push_back((call, function));
+                let memory_mb = self.memory(function);
+                self.waiting.push_back(Waiting { call, function, memory_mb });
             }
             return;
         }

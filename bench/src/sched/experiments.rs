@@ -39,7 +39,7 @@ const LARGE: [Setting; 4] = [
     Setting { part: "100 nodes rising", nodes: 100, rate: 6000.0, rising: true },
 ];
 
-const LARGE_TRACES: usize = 3;
+const LARGE_TRACES: usize = 2;
 
 /// What is assumed of machines, functions and clients.
 #[derive(Debug, Clone, PartialEq)]

@@ -54,6 +54,19 @@ fn an_idle_sandbox_serves_again_and_the_other_node_is_idle() {
 }
 
 #[test]
+fn of_clients_that_wait_those_go_first_who_fit_unless_they_stand_in_line() {
+    let (cluster, shapes) = (cluster(1), [shape(40), shape(90), shape(30)]);
+    // Two run until 4 and 8; of those who come meanwhile, the last fits at 4 and the one before it not until 8.
+    let calls = calls(&[(0, 0, 3), (0, 0, 6), (2, 1, 1), (3, 2, 1)]);
+    for (tries, expected) in [(1, [1.0, 2.0, 7.0, 8.0]), (2, [1.0, 2.0, 2.0, 7.0])] {
+        let scheduler = NodeGrained::new(Policy::StickyRandom, &cluster, &shapes, 1);
+        let mut scheduler = Clients::new(Box::new(scheduler), vec![40, 90, 30], tries);
+        let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
+        assert_eq!(outcome.latencies_s, expected, "{tries}");
+    }
+}
+
+#[test]
 fn sandboxes_of_a_node_are_made_in_turn() {
     let shapes = [shape(30), shape(30)];
     let calls = calls(&[(0, 0, 1), (0, 1, 1), (0, 0, 1)]);

@@ -32,7 +32,7 @@ fn few_functions_have_most_calls() {
     let all: f64 = rates.iter().sum();
     let of = |count: usize| rates.iter().take(count).sum::<f64>() / all;
     assert!(of(5) > 0.5, "{}", of(5));
-    assert!(of(200) > 0.9, "{}", of(200));
+    assert!(of(200) > 0.85, "{}", of(200));
     let rare = share(&rates, |rate| *rate <= f64::from(DAY));
     assert!((0.78..0.84).contains(&rare), "{rare}");
     let rarer = share(&rates, |rate| *rate <= 24.5);
@@ -141,10 +141,10 @@ fn a_sample_has_the_rate_asked_for_and_starts_slowly() {
     let mean = counts.iter().sum::<f64>() / 300.0;
     let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / 299.0;
     assert!((0.7..1.4).contains(&(variance / mean)), "{variance} {mean}");
-    // Of all calls the median is short.
+    // Of all calls the median is short. A single function has a third of them.
     let runs: Vec<f64> = calls.iter().map(|call| call.run as f64 / 1e6).collect();
     let median = quantile(&runs, 0.5);
-    assert!((0.02..0.6).contains(&median), "{median}");
+    assert!((0.002..0.6).contains(&median), "{median}");
 }
 
 #[test]
