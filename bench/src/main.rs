@@ -8,6 +8,7 @@ mod disk;
 mod figures;
 mod functions;
 mod inputs;
+mod load;
 mod monitor;
 mod network;
 mod paging;
@@ -62,6 +63,8 @@ enum Bench {
     Plots(plots::Options),
     /// Many calls at once, of one function or of as many different ones, in the booted appliance.
     Burst(burst::Options),
+    /// Calls as in a scaled-down synthetic trace in the booted appliance, beside what the simulator foretells of them.
+    Load(load::Options),
     /// The scheduler and others in a simulated cluster, under synthetic traces (anywhere).
     Sched(sched::Options),
 }
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),
         Bench::Burst(options) => burst::run(options, arguments.runs),
+        Bench::Load(options) => load::run(options),
         Bench::Sched(options) => sched::run(options, arguments.runs),
         Bench::Plots(options) => return ended(plots::run(options)),
     };
