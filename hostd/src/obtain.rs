@@ -39,6 +39,7 @@ pub async fn obtain(
     tail: &mut Tail,
 ) -> Result<(Ready, Key), ServeError> {
     let arrived = Instant::now();
+    let mut longer = Duration::ZERO;
     for _ in 0..ATTEMPTS {
         let fingerprint = service.fingerprint(&call.function);
         let key = function::key(&call.function, &fingerprint);
@@ -47,7 +48,7 @@ pub async fn obtain(
             mode: call.mode,
             record_next: call.record,
             reserved: call.reserved,
-            deadline: arrived + patience(service, &key),
+            deadline: arrived + patience(service, &key) + longer,
         };
         match service.pool.acquire(&key, ask, caller).await {
             Ok(Granted { sandbox, birth, waited }) => {
@@ -65,6 +66,11 @@ pub async fn obtain(
                 return Ok((Ready::Sandbox(sandbox, birth, by), key));
             }
             Err(Refusal::Gone) => call.function = changed(service, &call.function).await?,
+            // Its turn has come: only its sandbox takes long, as when its snapshot turned out to be of no use.
+            Err(Refusal::Expired { .. }) if longer.is_zero() && service.pool.is_coming_up(&key) => {
+                let config = &service.config.sandbox;
+                longer = config.restore_timeout() + config.boot_timeout() + config.init_timeout();
+            }
             Err(Refusal::Failed(failure)) => {
                 return match init_failure(&failure, &call.request_id) {
                     Some(body) => {

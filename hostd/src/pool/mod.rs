@@ -231,6 +231,11 @@ impl Pool {
         self.ledger().provisioned(key)
     }
 
+    /// Whether a sandbox of the function is on its way up.
+    pub fn is_coming_up(&self, key: &Key) -> bool {
+        self.ledger().is_coming_up(key)
+    }
+
     /// The snapshot of a function, if it can be restored.
     pub fn snapshot(&self, key: &Key) -> Option<Arc<Snapshot>> {
         self.ledger().entry(key)?.snapshot().cloned()

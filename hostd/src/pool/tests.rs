@@ -109,6 +109,7 @@ async fn one_boots_for_all_and_its_failure_is_everybodys() {
     let (_b, second) = bed.call(Want::Auto, PATIENCE);
     bed.waiting(2).await;
     assert!(bed.orders.try_recv().is_err(), "it waits for the snapshot");
+    assert!(bed.pool.is_coming_up(&bed.key));
     let report = order.lease.as_ref().expect("a lease").report();
     drop(order.lease);
     report.fail(&bed.key, StartFailure::Init(b"{}".to_vec()), Duration::from_millis(5));
@@ -121,6 +122,7 @@ async fn one_boots_for_all_and_its_failure_is_everybodys() {
             "{refusal:?}"
         );
     }
+    assert!(!bed.pool.is_coming_up(&bed.key));
     let usage = bed.pool.usage();
     assert_eq!((usage.alive, usage.memory_mb, usage.waiting), (0, 0, 0));
     // Later calls try again.

@@ -6,7 +6,7 @@ use mote_sched::config::MIB;
 use mote_sched::{State, Stats, TenantSpec};
 use serde::Serialize;
 
-use super::Ledger;
+use super::{Known, Ledger};
 use crate::bring_up::StartFailure;
 use crate::pool::Key;
 use crate::pool::lease::SandboxInfo;
@@ -85,6 +85,12 @@ impl Ledger {
             standing.up += u32::from(idle || view.state == State::Busy);
         }
         standing
+    }
+
+    pub(in crate::pool) fn is_coming_up(&self, key: &Key) -> bool {
+        let starting =
+            |known: &Known| self.scheduler.function(known.id).is_some_and(|view| view.starting > 0);
+        self.functions.get(key).is_some_and(|known| known.entry.is_building() || starting(known))
     }
 
     pub(in crate::pool) fn sandboxes(&self) -> Vec<SandboxInfo> {
