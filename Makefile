@@ -88,7 +88,7 @@ bench: image
 	set -e; for disk in nvme network; do \
 	    cargo run --quiet --release -p bench -- restore --runs $(RUNS) --disk $$disk \
 	        --json results/restore-$$disk.json; done
-	set -e; for name in inputs burst network sched; do \
+	set -e; for name in inputs burst load network sched; do \
 	    cargo run --quiet --release -p bench -- $$name --runs $(RUNS) --json results/$$name.json; done
 	cargo run --quiet --release -p bench -- plots
 

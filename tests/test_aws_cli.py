@@ -1,11 +1,6 @@
 """The AWS command line client works as it is: only the endpoint is another."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,20 +9,7 @@ from mote import client, packages
 
 @pytest.fixture(scope="module")
 def aws(box):
-    program = Path(sys.executable).parent / "aws"
-    program = str(program) if program.exists() else shutil.which("aws")
-    assert program, "awscli is in tests/requirements.txt but not installed"
-
-    def run(*arguments, fails: bool = False):
-        command = [program, "--endpoint-url", f"http://127.0.0.1:{box.port}", "--output", "json", "lambda", *arguments]
-        done = subprocess.run(
-            command, env={**os.environ, **client.ENVIRONMENT}, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=180,
-        )
-        assert (done.returncode != 0) == fails, f"{arguments}: {done.stdout}{done.stderr}"
-        return done.stderr if fails else json.loads(done.stdout or "null")
-
-    return run
+    return client.command_line(box.port)
 
 
 def test_the_life_of_a_function(aws, tmp_path):

@@ -20,17 +20,19 @@ const READY_LIMIT: Duration = Duration::from_secs(180);
 const DATA_BYTES: u64 = 16 << 30;
 
 /// What to boot.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Setup {
     /// Memory, MiB.
     pub memory_mib: u32,
     /// How slow reading the data disk is.
     pub data_throttle: Option<Throttle>,
+    /// Words at the end of the kernel command line: `mote.SECTION.KEY=VALUE` overrides config/mote.toml.
+    pub append: Vec<String>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { memory_mib: 3072, data_throttle: None }
+        Self { memory_mib: 3072, data_throttle: None, append: Vec::new() }
     }
 }
 
@@ -65,7 +67,7 @@ impl Appliance {
             kernel: project.kernel(),
             initramfs: project.initramfs(),
             cmdline: image.cmdline,
-            append: Vec::new(),
+            append: setup.append,
             system: project.system_disk(),
             data: Some(data),
             data_throttle: setup.data_throttle,

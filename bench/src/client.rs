@@ -46,6 +46,23 @@ pub struct Answer {
     pub paging: BTreeMap<String, f64>,
 }
 
+/// How a call ended that may be served in any way, or not at all.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// `X-Mote-Served-By`: `warm`, `restore`, `cold`, or nothing.
+    pub by: String,
+    /// The function's result, or what is said instead.
+    pub value: Value,
+    /// Whether that is the function's error.
+    pub error: bool,
+    /// Milliseconds as the client saw it.
+    pub ms: f64,
+    /// Milliseconds of each phase.
+    pub phases: BTreeMap<String, f64>,
+}
+
 impl Client {
     /// A client of the appliance at `url`.
     pub fn new(url: &str) -> Self {
@@ -93,6 +110,25 @@ impl Client {
         Ok(Answer { value, ms, phases, paging })
     }
 
+    /// Calls a function, to be served as it comes. Only a connection that breaks is an error.
+    pub fn call(&self, name: &str, event: &Value) -> Outcome<Reply> {
+        let url = format!("{}/2015-03-31/functions/{name}/invocations", self.url);
+        let begun = Instant::now();
+        let request = self.agent.post(url).header("Content-Type", "application/json");
+        let mut answer = request.send(event.to_string())?;
+        let body = answer.body_mut().read_to_string()?;
+        let ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let headers = answer.headers();
+        Ok(Reply {
+            status: answer.status().as_u16(),
+            by: header(headers, "x-mote-served-by").to_owned(),
+            error: headers.contains_key("x-amz-function-error"),
+            phases: figures(header(headers, "x-mote-phases"), ";dur="),
+            value: serde_json::from_str(&body).unwrap_or(Value::String(body)),
+            ms,
+        })
+    }
+
     /// Puts idle sandboxes away.
     pub fn put_away(&self) -> Outcome<()> {
         read(self.agent.delete(format!("{}/system/sandboxes", self.url)).call()?, "sandboxes")?;
@@ -117,6 +153,11 @@ impl Client {
     /// What the appliance says about itself.
     pub fn status(&self) -> Outcome<Value> {
         self.get("/system/status")
+    }
+
+    /// Every sandbox that is alive.
+    pub fn sandboxes(&self) -> Outcome<Value> {
+        self.get("/system/sandboxes")
     }
 
     fn get(&self, path: &str) -> Outcome<Value> {

@@ -1,12 +1,14 @@
 //! Every performance claim as a runnable comparison.
 
 mod appliance;
+mod blank;
 mod burst;
 mod client;
 mod disk;
 mod figures;
 mod functions;
 mod inputs;
+mod load;
 mod monitor;
 mod network;
 mod paging;
@@ -42,6 +44,8 @@ struct Arguments {
 enum Bench {
     /// CPU time of a monitor before its guest runs: ELF and bzImage kernels (native, needs /dev/kvm).
     Monitor(monitor::Options),
+    /// A microVM in a process that is started for it and in one that waited, until its guest runs (native, needs /dev/kvm).
+    Blank(blank::Options),
     /// One call served from a snapshot on disk, with its memory brought back in different ways (native, needs /dev/kvm).
     Paging(paging::Options),
     /// The same with what makes it quick added one step at a time (native, needs /dev/kvm).
@@ -59,6 +63,8 @@ enum Bench {
     Plots(plots::Options),
     /// Many calls at once, of one function or of as many different ones, in the booted appliance.
     Burst(burst::Options),
+    /// Calls as in a scaled-down synthetic trace in the booted appliance, beside what the simulator foretells of them.
+    Load(load::Options),
     /// The scheduler and others in a simulated cluster, under synthetic traces (anywhere).
     Sched(sched::Options),
 }
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match &arguments.bench {
         Bench::Monitor(options) => monitor::run(options, arguments.runs),
+        Bench::Blank(options) => blank::run(options, arguments.runs),
         Bench::Paging(options) => paging::run(options, arguments.runs),
         Bench::Steps(options) => paging::steps(options, arguments.runs),
         Bench::Network(options) => network::run(options, arguments.runs),
@@ -76,6 +83,7 @@ fn main() -> ExitCode {
         Bench::Restore(options) => restore::run(options, arguments.runs),
         Bench::Inputs(options) => inputs::run(options, arguments.runs),
         Bench::Burst(options) => burst::run(options, arguments.runs),
+        Bench::Load(options) => load::run(options),
         Bench::Sched(options) => sched::run(options, arguments.runs),
         Bench::Plots(options) => return ended(plots::run(options)),
     };

@@ -116,6 +116,7 @@ fn one(monitor: &Path, kernel: &Path, rootfs: &Path, folder: &Path, mem: u32) ->
         Event::Running { setup_cpu_us, setup_kvm_us, setup_wall_us } => {
             Ok([setup_cpu_us, setup_kvm_us, setup_wall_us].map(milliseconds))
         }
+        Event::Blank { .. } => Err("It is a blank".into()),
         Event::Exited { reason } => Err(format!("The monitor ended: {reason}").into()),
     }
 }

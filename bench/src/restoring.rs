@@ -61,7 +61,7 @@ impl Options {
 
     /// Boots the machine; an empty report that says what it is.
     pub fn boot(&self, name: &str, runs: u32) -> Outcome<(Place, Report)> {
-        let setup = Setup { memory_mib: self.memory, data_throttle: self.disk.throttle };
+        let setup = Setup { memory_mib: self.memory, data_throttle: self.disk.throttle, ..Setup::default() };
         let appliance = Appliance::boot(setup)?;
         let client = Client::new(&appliance.url);
         let mut report = Report::new(name, runs);

@@ -111,7 +111,7 @@ async fn make(
         return Ok(None);
     }
     let Some(staged) = snapshots::stage(service, function).await else { return Ok(None) };
-    let memory_checksum = sandbox::base(spec, staged.path(), phases).await?;
+    let memory_checksum = sandbox::base(spec, None, staged.path(), phases).await?;
     let (store, new) = (service.store.clone(), NewBase { name, fingerprint, memory_checksum });
     match blocking(move || store.put_base(new, staged)).await {
         Ok(record) => {

@@ -30,6 +30,8 @@ pub struct Census {
     pub memory_total_kb: u64,
     /// `MemAvailable`, KiB.
     pub memory_available_kb: u64,
+    /// Processes the kernel has killed for want of memory since it was started.
+    pub oom_kills: u64,
 }
 
 impl Census {
@@ -48,6 +50,7 @@ impl Census {
             staged_files: tree(staged),
             memory_total_kb: meminfo("MemTotal:"),
             memory_available_kb: meminfo("MemAvailable:"),
+            oom_kills: figure("/proc/vmstat", "oom_kill "),
         };
         let mut namespaces = BTreeSet::new();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -69,7 +72,12 @@ impl Census {
 
 /// A line of `/proc/meminfo`, KiB.
 pub fn meminfo(field: &str) -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    figure("/proc/meminfo", field)
+}
+
+/// The figure after `field` in a file of the kernel's.
+fn figure(path: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines()
         .find_map(|line| line.strip_prefix(field))
         .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok())

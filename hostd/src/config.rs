@@ -2,6 +2,7 @@
 
 mod lines;
 mod network;
+mod scheduling;
 
 use std::arch::x86_64::__cpuid;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use mote_store::SnapshotKind;
 use serde::Deserialize;
 
 pub use network::{Layout, Network, TenantConfig};
+pub use scheduling::Scheduling;
 
 /// Everything an operator can set. The defaults and the meaning of every key stand in `config/mote.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +25,8 @@ pub struct Config {
     pub api: Api,
     /// The microVMs.
     pub sandbox: Sandbox,
+    /// Who is served where, and what stays.
+    pub scheduling: Scheduling,
     /// How snapshots are taken and restored.
     pub snapshot: Snapshot,
     /// Tenants and their networks.
@@ -58,6 +62,9 @@ pub struct Sandbox {
     init_timeout_s: u64,
     restore_timeout_s: u64,
     idle_timeout_s: u64,
+    reclaim_s: u64,
+    /// Monitors kept ready for microVMs that come.
+    pub blanks: u32,
     /// MicroVMs at once.
     pub max_sandboxes: usize,
     /// Host memory kept from microVMs, MiB.
@@ -183,7 +190,8 @@ seconds!(Sandbox {
     boot_timeout = boot_timeout_s: "Kernel start until the agent reports.",
     init_timeout = init_timeout_s: "Bound of a function's initialisation.",
     restore_timeout = restore_timeout_s: "Snapshot file to a runtime that asks for its event.",
-    idle_timeout = idle_timeout_s: "How long a sandbox stays without calls.",
+    idle_timeout = idle_timeout_s: "How long a sandbox stays without calls, if its function's history says nothing.",
+    reclaim_after = reclaim_s: "How long a sandbox is without calls when it gives back memory.",
     queue_timeout = queue_s: "How long a call may wait for memory or a first snapshot.",
 });
 
@@ -222,8 +230,11 @@ pub enum OptionError {
     #[error("mote.{0}={1} is not a list as in TOML, like [{{node=1,address='192.0.2.7'}}]")]
     NoList(String, String),
     /// The key takes numbers.
-    #[error("mote.{0}={1} is not a whole number")]
+    #[error("mote.{0}={1} is not a number as in the built-in configuration (whole, or with a point)")]
     NoNumber(String, String),
+    /// The key takes yes or no.
+    #[error("mote.{0}={1} is neither true nor false")]
+    NoChoice(String, String),
     /// The key does not take this value.
     #[error("mote.{key}={value}: {message}")]
     Value {
@@ -237,6 +248,11 @@ pub enum OptionError {
 }
 
 impl Config {
+    /// Policies and bounds, as the scheduler takes them.
+    pub fn scheduling(&self) -> mote_sched::Config {
+        self.scheduling.config(self.sandbox.idle_timeout())
+    }
+
     /// Reads the file and lays the options (dotted key, text) over it.
     ///
     /// # Errors
@@ -282,6 +298,14 @@ fn set(tree: &mut toml::Table, key: &str, text: &str) -> Result<Option<Config>, 
             Ok(number) => toml::Value::Integer(number),
             Err(_) => return Err(OptionError::NoNumber(key.to_owned(), text.to_owned())),
         },
+        toml::Value::Float(_) => match text.parse() {
+            Ok(number) => toml::Value::Float(number),
+            Err(_) => return Err(OptionError::NoNumber(key.to_owned(), text.to_owned())),
+        },
+        toml::Value::Boolean(_) => match text.parse() {
+            Ok(choice) => toml::Value::Boolean(choice),
+            Err(_) => return Err(OptionError::NoChoice(key.to_owned(), text.to_owned())),
+        },
         toml::Value::Array(_) => match parse::<toml::Table>(key, &format!("list = {text}")) {
             Ok(mut table) if table.get("list").is_some_and(toml::Value::is_array) => {
                 table.remove("list").unwrap_or_else(|| slot.clone())
@@ -312,6 +336,9 @@ mod tests {
             [
                 ("sandbox.idle_timeout_s", "5"),
                 ("sandbox.guest_cmdline", "init=/x"),
+                ("snapshot.layered", "false"),
+                ("scheduling.lambda", "0.5"),
+                ("scheduling.keep_alive", "fixed"),
                 ("address", "10.0.0.1/8"),
                 ("network.tenants", "[{name='blue',vni=7,egress='all'}]"),
             ],
@@ -319,8 +346,11 @@ mod tests {
         .unwrap();
         let layout = config.network.layout("options", "").unwrap();
         assert_eq!(layout.tenants.keys().collect::<Vec<_>>(), ["blue"]);
-        assert_eq!(config.sandbox.idle_timeout(), Duration::from_secs(5));
+        assert!((config.scheduling().fixed_s - 5.0).abs() < 1e-9);
+        assert!((config.scheduling().histogram.fallback_s - 5.0).abs() < 1e-9);
         assert_eq!(config.sandbox.guest_cmdline, "init=/x");
+        assert!(!config.snapshot.layered);
+        assert_eq!(config.scheduling().keep_alive, mote_sched::policy::KeepAlive::Fixed);
     }
 
     #[test]
@@ -333,6 +363,9 @@ mod tests {
             ("sandbox.queue_s", "5"),
             ("colour.red", "1"),
             ("sandbox.vcpus", "-1"),
+            ("snapshot.layered", "maybe"),
+            ("scheduling.lambda", "quick"),
+            ("scheduling.warm", "hot"),
             ("api.listen", "somewhere"),
             ("network.tenants", "blue"),
             ("network.peers", "[{node='x'}]"),
@@ -342,6 +375,10 @@ mod tests {
             "mote.sandbox.idle_timeout_s=soon",
             "mote.colour.red",
             "mote.sandbox.vcpus=-1",
+            "mote.snapshot.layered=maybe is neither",
+            "mote.scheduling.lambda=quick is not a number",
+            "mote.scheduling.warm=hot",
+            "max-available",
             "somewhere",
             "mote.network.tenants=blue is not a list",
             "mote.network.peers=[{node='x'}]",

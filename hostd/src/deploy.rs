@@ -8,6 +8,8 @@ use mote_package::{HandlerError, Limits, PackageError};
 use mote_store::{FunctionConfig, FunctionRecord, NewCode, Store, StoreError};
 use uuid::Uuid;
 
+use crate::concurrency::{self, ConcurrencyError, Demand};
+use crate::config::Config;
 use crate::function;
 use crate::sandbox::CODE_DRIVE_MIB;
 use crate::service::{Service, blocking};
@@ -29,6 +31,9 @@ pub enum DeployError {
         /// What there is.
         available: String,
     },
+    /// More is to be reserved or provisioned than there is.
+    #[error(transparent)]
+    Concurrency(ConcurrencyError),
     /// The store refused.
     #[error(transparent)]
     Store(StoreError),
@@ -76,8 +81,7 @@ pub async fn update_code(
     let store = service.store.clone();
     let record =
         blocking(move || store.update_code(&name, expected, code)).await.map_err(DeployError::Store)?;
-    service.register(&record);
-    service.forget(&before).await;
+    service.replace(&before, &record).await;
     Ok(record)
 }
 
@@ -105,7 +109,8 @@ pub async fn check_code(
 /// Changes a function's configuration.
 ///
 /// # Errors
-/// When the new handler or runtime cannot be, or the store says no.
+/// When the new handler or runtime cannot be, there is not enough for what is to be reserved or provisioned, or the
+/// store says no.
 pub async fn update_config(
     service: &Arc<Service>,
     name: String,
@@ -121,17 +126,30 @@ pub async fn update_config(
         let (handler, runtime) = (config.handler.clone(), config.runtime.clone());
         blocking(move || check_handler(&image, &handler, &runtime)).await?;
     }
+    let (held, wanted) = (demand(service, &before, &before.config), demand(service, &before, &config));
+    let turn = match held == wanted {
+        true => None,
+        false => {
+            let turn = Arc::clone(&service.shares).lock_owned().await;
+            check_shares(service, &name, wanted).await?;
+            Some(turn)
+        }
+    };
     // Checked against the record as read: the change only holds if that is still the record.
     let expected = expected.or(Some(before.revision_id));
-    let store = service.store.clone();
+    let owner = Arc::clone(service);
+    // In one piece: what is stored holds, whether or not somebody still waits for the answer.
     let update = move || {
-        let stale = store.snapshot(&name)?;
-        Ok((store.update_config(&name, expected, move |current| *current = config)?, stale))
+        let stale = owner.store.snapshot(&name)?;
+        let record = owner.store.update_config(&name, expected, move |current| *current = config)?;
+        if turn.is_some() {
+            owner.limit(&name);
+        }
+        Ok((record, stale))
     };
     let (record, stale) = blocking(update).await.map_err(DeployError::Store)?;
     if service.fingerprint(&record) != service.fingerprint(&before) {
-        service.register(&record);
-        service.forget(&before).await;
+        service.replace(&before, &record).await;
         let (store, name) = (service.store.clone(), record.name.clone());
         // By its folder: a snapshot of the new configuration may be there already and stays.
         blocking(move || match stale {
@@ -164,6 +182,21 @@ async fn existing(service: &Service, name: &str) -> Result<FunctionRecord, Deplo
         .ok_or_else(|| DeployError::Store(StoreError::NotFound { what: "Function", name: name.to_owned() }))
 }
 
+fn demand(service: &Service, record: &FunctionRecord, config: &FunctionConfig) -> Demand {
+    let as_configured = FunctionRecord { config: config.clone(), ..record.clone() };
+    Demand::of(config, service.settings(&as_configured).tenant)
+}
+
+/// Whether there is enough for what this function is to have reserved and provisioned.
+async fn check_shares(service: &Arc<Service>, name: &str, wanted: Demand) -> Result<(), DeployError> {
+    let store = service.store.clone();
+    let all = blocking(move || store.functions()).await.map_err(DeployError::Store)?;
+    let others = all.iter().filter(|record| record.name != name);
+    let others: Vec<Demand> = others.map(|record| demand(service, record, &record.config)).collect();
+    let bounds = service.pool.bounds(&wanted.tenant);
+    concurrency::check(&wanted, &others, bounds).map_err(DeployError::Concurrency)
+}
+
 fn check_runtime(service: &Service, runtime: &str) -> Result<(), DeployError> {
     if function::runtime_image(&service.config, runtime).is_some() {
         return Ok(());
@@ -179,6 +212,11 @@ fn check_handler(image: &std::path::Path, handler: &str, runtime: &str) -> Resul
     Ok(())
 }
 
+/// Most bytes of the files in a package: an image is hardly larger, and has to fit on its drive.
+pub fn unpacked_limit(config: &Config) -> u64 {
+    config.package.max_unpacked_mb.min(CODE_DRIVE_MIB / 2) << 20
+}
+
 /// Builds the code image of a zip in a staged file. Room is made by evicting snapshots, never code.
 async fn package(
     service: &Arc<Service>,
@@ -190,8 +228,7 @@ async fn package(
     // A closed semaphore cannot be: it lives as long as the service.
     let _turn = service.deploys.acquire().await;
     let limits = Limits {
-        // An image is hardly larger than the files in it, and has to fit on its drive.
-        unpacked_bytes: service.config.package.max_unpacked_mb.min(CODE_DRIVE_MIB / 2) << 20,
+        unpacked_bytes: unpacked_limit(&service.config),
         entries: service.config.package.max_entries,
         ..Limits::default()
     };

@@ -136,3 +136,63 @@ pub fn start_spec(record: &FunctionRecord, config: &Config, store: &Store) -> St
         restore_timeout: config.sandbox.restore_timeout(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use mote_store::{CodeRecord, FunctionConfig};
+
+    use super::*;
+
+    fn record() -> FunctionRecord {
+        FunctionRecord {
+            name: "f".to_owned(),
+            config: FunctionConfig {
+                runtime: "python3.11".to_owned(),
+                handler: "app.handler".to_owned(),
+                role: String::new(),
+                description: String::new(),
+                memory_mb: 128,
+                timeout_s: 3,
+                storage_mb: 512,
+                environment: Default::default(),
+                architectures: Vec::new(),
+                package_type: "Zip".to_owned(),
+                tags: Default::default(),
+                reserved_concurrency: None,
+                provisioned_concurrency: None,
+                provisioned_unix_ms: 0,
+            },
+            code: CodeRecord {
+                image: "i".to_owned(),
+                sha256_base64: String::new(),
+                zip_size: 1,
+                image_size: 1,
+                unpacked_size: 1,
+            },
+            revision_id: uuid::Uuid::nil(),
+            last_modified_unix_ms: 0,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_does_not_depend_on_how_many_there_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/mote.toml");
+        let config = Config::load(Path::new(path), []).unwrap();
+        let print = |change: fn(&mut FunctionConfig)| {
+            let mut record = record();
+            change(&mut record.config);
+            fingerprint(&record, &config, "system")
+        };
+        let plain = print(|_| {});
+        assert_eq!(print(|config| config.timeout_s = 9), plain);
+        assert_eq!(print(|config| config.reserved_concurrency = Some(0)), plain);
+        let provisioned = |config: &mut FunctionConfig| {
+            config.provisioned_concurrency = Some(2);
+            config.provisioned_unix_ms = 1;
+        };
+        assert_eq!(print(provisioned), plain);
+        assert_ne!(print(|config| config.memory_mb = 256), plain);
+    }
+}

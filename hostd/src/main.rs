@@ -4,7 +4,9 @@
 
 mod bases;
 mod boot;
+mod bring_up;
 mod census;
+mod concurrency;
 mod config;
 mod deploy;
 mod function;
@@ -88,6 +90,8 @@ async fn run(arguments: &Arguments) -> ExitCode {
     for problem in boot_problem.iter().chain(&config_problem) {
         tracing::warn!("{problem}");
     }
+    // What a hostd that crashed has left.
+    sandbox::Groups::of_machine().clear().await;
     let version = Version::read(&arguments.version_file);
     let mut problems: Vec<String> = config_problem.into_iter().collect();
     let networks = Networks::new(layout(&config, &arguments.config, &facts));
@@ -123,7 +127,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
     serve_until_told(listener, &appliance, &config).await;
     if let Some(service) = service {
         service.loaders.stop();
-        let evicted = service.pool.evict_all().await;
+        let evicted = service.pool.close().await;
         let store = service.store.clone();
         if let Err(error) = service::blocking(move || store.close()).await {
             tracing::error!(error = %chain(&error), "The store did not close cleanly");

@@ -1,40 +1,41 @@
-//! The appliance behind the front door: translates between the API's words and the service's.
+//! The appliance behind the front door.
 
-use std::collections::BTreeMap;
+mod words;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mote_api::{
-    ApiError, Caller, Component, CreateFunction, Function, FunctionPage, FunctionState, Health, Identity,
-    InvokeReply, InvokeRequest, LATEST, Limits, Platform, StartPreference, TagChange, UpdateCode,
-    UpdateConfiguration, UpdateState, Wishes,
+    Account, ApiError, Caller, Component, CreateFunction, Function, FunctionPage, Health, InvokeReply,
+    InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration, Wishes,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::boot::BootFacts;
 use crate::census::Census;
 use crate::deploy::{self, DeployError};
-use crate::network::JoinError;
-use crate::pool::{Refusal, Snapshot, Want};
-use crate::sandbox::{Paging, StartError};
-use crate::serve::{self, Call, ServeError, Served};
+use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
+use crate::serve::{self, ServeError, Served};
 use crate::service::{Service, blocking};
 use crate::text::chain;
 use crate::{Version, function, service, snapshots};
 
+use words::{
+    RETRY_AFTER, answered, call, check_tenant, describe, provisioned, replace, reply, revision, serve_error,
+    unix_ms,
+};
+
 /// How often a call is made to be recorded: the clean snapshot is made durable behind the call that made it.
 const RECORDING_TRIES: usize = 3;
 
-/// How often a change of tags that another change overtook is made again.
-const TAG_ATTEMPTS: usize = 8;
-
-/// When a caller who found no room should try again.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How often a change of tags or of concurrency that another change overtook is made again.
+const CHANGE_ATTEMPTS: usize = 8;
 
 /// The machine as the front door sees it. Without a data disk there is no service, but it still answers.
 #[derive(Debug)]
@@ -89,9 +90,10 @@ impl Appliance {
         match error {
             DeployError::Package(error) if error.is_host_fault() => ApiError::Service(message),
             DeployError::Handler(mote_package::HandlerError::Image { .. }) => ApiError::Service(message),
-            DeployError::Package(_) | DeployError::Handler(_) | DeployError::Runtime { .. } => {
-                ApiError::InvalidParameterValue(message)
-            }
+            DeployError::Package(_)
+            | DeployError::Handler(_)
+            | DeployError::Runtime { .. }
+            | DeployError::Concurrency(_) => ApiError::InvalidParameterValue(message),
             DeployError::Store(error) => match error {
                 StoreError::NoSpace { .. } | StoreError::ReadOnly => ApiError::CodeStorageExceeded(message),
                 StoreError::Exists { name } => ApiError::function_exists(name),
@@ -120,15 +122,54 @@ impl Appliance {
         self.service()?.look_up(name).await.ok_or_else(|| self.not_found(name))
     }
 
+    /// Makes a change to a function's configuration, again if another change was quicker. One that changes nothing is
+    /// none.
+    async fn reconfigure(
+        &self,
+        name: &str,
+        change: impl Fn(&mut FunctionConfig) -> Result<(), ApiError>,
+    ) -> Result<FunctionRecord, ApiError> {
+        let service = self.writable()?;
+        for _ in 0..CHANGE_ATTEMPTS {
+            let before = self.find(name).await?;
+            let mut config = before.config.clone();
+            change(&mut config)?;
+            if config == before.config {
+                return Ok(before);
+            }
+            let set = move |current: &mut FunctionConfig| *current = config;
+            match deploy::update_config(service, name.to_owned(), Some(before.revision_id), set).await {
+                // Changed meanwhile: to be made to what it is now.
+                Err(DeployError::Store(StoreError::Conflict { .. })) => {}
+                updated => return updated.map_err(|error| self.deploy_error(&error)),
+            }
+        }
+        Err(ApiError::update_in_progress(&self.identity().function_arn(name)))
+    }
+
     async fn serve(&self, request: InvokeRequest, record: bool) -> Result<Served, ApiError> {
         let function = self.find(&request.function).await?;
         let service = Arc::clone(self.service()?);
         let name = request.function.clone();
-        // In a task: the call ends in order even if its caller hangs up.
-        match tokio::spawn(serve::serve(service, call(function, request, record))).await {
+        // Dropped when the caller hangs up.
+        let (_caller, listening) = oneshot::channel();
+        // In a task: the call ends in order even then.
+        match tokio::spawn(serve::serve(service, call(function, request, record), listening)).await {
             Ok(Ok(served)) => Ok(served),
             Ok(Err(error)) => {
-                tracing::warn!(function = %name, error = %chain(&error), "Call failed");
+                match &error {
+                    // As many as people care to send: counted at /system/status.
+                    ServeError::Refused(
+                        Refusal::Full { .. }
+                        | Refusal::Expired { .. }
+                        | Refusal::Hopeless { .. }
+                        | Refusal::Forbidden
+                        | Refusal::HungUp,
+                    ) => {
+                        tracing::debug!(function = %name, error = %chain(&error), "Call refused");
+                    }
+                    _ => tracing::warn!(function = %name, error = %chain(&error), "Call failed"),
+                }
                 Err(serve_error(&error))
             }
             Err(error) => Err(ApiError::Service(format!("The call ended abnormally: {error}"))),
@@ -160,119 +201,10 @@ impl Appliance {
     }
 }
 
-fn revision(text: Option<&str>) -> Result<Option<Uuid>, ApiError> {
-    text.map(|text| {
-        text.parse().map_err(|_| {
-            ApiError::PreconditionFailed(format!("RevisionId '{text}' is not the function's; read it again"))
-        })
-    })
-    .transpose()
-}
-
-fn describe(record: FunctionRecord) -> Function {
-    Function {
-        name: record.name,
-        runtime: record.config.runtime,
-        handler: record.config.handler,
-        role: record.config.role,
-        description: record.config.description,
-        timeout_s: record.config.timeout_s,
-        memory_mb: record.config.memory_mb,
-        storage_mb: record.config.storage_mb,
-        environment: record.config.environment,
-        architectures: record.config.architectures,
-        tags: record.config.tags,
-        code_size: record.code.zip_size,
-        code_sha256: record.code.sha256_base64,
-        last_modified_unix_ms: record.last_modified_unix_ms,
-        revision_id: record.revision_id.to_string(),
-        state: FunctionState::Active,
-        last_update: UpdateState::Successful,
-    }
-}
-
-fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call {
-    Call {
-        function,
-        event: request.payload,
-        content_type: request.content_type,
-        client_context: request.client_context,
-        arn: request.arn,
-        request_id: request.request_id,
-        want: match request.start {
-            StartPreference::Auto | StartPreference::Warm => Want::Auto,
-            StartPreference::Restore => Want::Restore,
-            StartPreference::Cold => Want::Cold,
-        },
-        mode: request.restore_mode,
-        record,
-        recording: None,
-        unlayered: false,
-    }
-}
-
-fn paging(paging: Paging) -> Vec<(&'static str, u64)> {
-    vec![("minor", paging.minor_faults), ("major", paging.major_faults)]
-}
-
-fn reply(served: Served) -> InvokeReply {
-    InvokeReply {
-        payload: served.payload.into(),
-        content_type: served.content_type,
-        function_error: served.failure,
-        executed_version: LATEST.to_owned(),
-        log_tail: Some(served.tail.into()),
-        served_by: served.by,
-        phases: served.phases.into_laps(),
-        billed: served.billed,
-        paging: served.paging.map(paging).unwrap_or_default(),
-    }
-}
-
-/// The function's own failure as a refusal: there is nothing to record then.
-fn answered(served: Served) -> Result<Served, ApiError> {
-    if served.failure.is_none() {
-        return Ok(served);
-    }
-    let payload = String::from_utf8_lossy(&served.payload).into_owned();
-    Err(ApiError::InvalidParameterValue(format!("The function fails with this event: {payload}")))
-}
-
-/// A function is of a tenant there is.
-fn check_tenant(service: &Service, tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let wishes = Wishes::of(tags).unwrap_or_default();
-    service
-        .networks
-        .check(wishes.tenant())
-        .map_err(|error| ApiError::InvalidParameterValue(error.to_string()))
-}
-
-fn serve_error(error: &ServeError) -> ApiError {
-    let message = chain(error);
-    match error {
-        ServeError::Refused(Refusal::Busy(_)) => ApiError::no_capacity(message, RETRY_AFTER),
-        ServeError::Refused(Refusal::TooBig { .. }) => ApiError::InvalidParameterValue(message),
-        ServeError::Network(JoinError::Quota { .. }) => ApiError::no_capacity(message, RETRY_AFTER),
-        ServeError::Network(JoinError::Full { .. }) => {
-            ApiError::Unavailable { message, retry_after: RETRY_AFTER }
-        }
-        ServeError::Network(JoinError::Unknown { .. }) => ApiError::InvalidParameterValue(message),
-        ServeError::Deleted => ApiError::ResourceNotFound(message),
-        ServeError::Start(StartError::BootFailed { .. } | StartError::BootTimeout { .. }) => {
-            ApiError::InvalidRuntime(message)
-        }
-        ServeError::Refused(_)
-        | ServeError::Start(_)
-        | ServeError::Base(_)
-        | ServeError::Broken(_)
-        | ServeError::Unsettled => ApiError::Service(message),
-    }
-}
-
 impl Platform for Appliance {
     fn limits(&self) -> Limits {
         let Some(service) = &self.service else { return Limits::default() };
-        let (_, _, _, capacity_mb) = service.pool.usage();
+        let capacity_mb = service.pool.usage().capacity_mb.saturating_sub(MONITOR_OVERHEAD_MB);
         Limits {
             max_memory_mb: u32::try_from(capacity_mb).unwrap_or(u32::MAX).clamp(128, 10_240),
             runtimes: function::runtimes(&service.config),
@@ -295,6 +227,9 @@ impl Platform for Appliance {
             architectures: request.architectures,
             package_type: "Zip".to_owned(),
             tags: request.tags,
+            reserved_concurrency: None,
+            provisioned_concurrency: None,
+            provisioned_unix_ms: 0,
         };
         let created = deploy::create(service, request.name, config, request.zip).await;
         if let Ok(record) = &created {
@@ -360,20 +295,62 @@ impl Platform for Appliance {
 
     async fn change_tags(&self, _: &Caller, name: &str, change: TagChange) -> Result<Function, ApiError> {
         let service = self.writable()?;
-        for _ in 0..TAG_ATTEMPTS {
-            let before = self.find(name).await?;
-            let mut tags = before.config.tags;
-            change.apply(&mut tags)?;
-            check_tenant(service, &tags)?;
-            let set = move |config: &mut FunctionConfig| config.tags = tags;
-            match deploy::update_config(service, name.to_owned(), Some(before.revision_id), set).await {
-                Ok(updated) => return Ok(describe(updated)),
-                // Changed meanwhile: to be made to what it is now.
-                Err(DeployError::Store(StoreError::Conflict { .. })) => {}
-                Err(error) => return Err(self.deploy_error(&error)),
-            }
-        }
-        Err(ApiError::update_in_progress(&Identity::default().function_arn(name)))
+        let apply = |config: &mut FunctionConfig| {
+            change.apply(&mut config.tags)?;
+            check_tenant(service, &config.tags)
+        };
+        self.reconfigure(name, apply).await.map(describe)
+    }
+
+    async fn reserve(&self, _: &Caller, name: &str, concurrency: Option<u32>) -> Result<Function, ApiError> {
+        let set = |config: &mut FunctionConfig| {
+            config.reserved_concurrency = concurrency;
+            Ok(())
+        };
+        self.reconfigure(name, set).await.map(describe)
+    }
+
+    async fn provision(&self, _: &Caller, name: &str, sandboxes: u32) -> Result<Provisioned, ApiError> {
+        let set = |config: &mut FunctionConfig| {
+            config.provisioned_concurrency = Some(sandboxes);
+            config.provisioned_unix_ms = unix_ms();
+            Ok(())
+        };
+        let record = self.reconfigure(name, set).await?;
+        Ok(provisioned(self.service()?, &record, sandboxes))
+    }
+
+    async fn unprovision(&self, _: &Caller, name: &str) -> Result<(), ApiError> {
+        let set = |config: &mut FunctionConfig| {
+            config.provisioned_concurrency = None;
+            config.provisioned_unix_ms = 0;
+            Ok(())
+        };
+        self.reconfigure(name, set).await.map(drop)
+    }
+
+    async fn provisioned(&self, _: &Caller, name: &str) -> Result<Option<Provisioned>, ApiError> {
+        let record = self.find(name).await?;
+        let requested = record.config.provisioned_concurrency;
+        requested.map(|requested| Ok(provisioned(self.service()?, &record, requested))).transpose()
+    }
+
+    async fn account(&self, _: &Caller) -> Result<Account, ApiError> {
+        let service = self.service()?;
+        let store = service.store.clone();
+        let read = blocking(move || Ok((store.functions()?, store.space()?))).await;
+        let (functions, space) = read.map_err(|error| self.deploy_error(&DeployError::Store(error)))?;
+        // Sandboxes bound it here; how many of them there is memory for depends on whose they are.
+        let concurrency = service.pool.bounds(Wishes::default().tenant()).sandboxes;
+        let reserved = functions.iter().filter_map(|record| record.config.reserved_concurrency);
+        Ok(Account {
+            concurrency,
+            unreserved_concurrency: concurrency.saturating_sub(reserved.fold(0, u32::saturating_add)),
+            code_limit: space.total,
+            unpacked_limit: deploy::unpacked_limit(&service.config),
+            code_size: functions.iter().map(|record| record.code.image_size).sum(),
+            functions: u64::try_from(functions.len()).unwrap_or(u64::MAX),
+        })
     }
 
     async fn delete_function(&self, _: &Caller, name: &str) -> Result<(), ApiError> {
@@ -421,7 +398,6 @@ impl Platform for Appliance {
         let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };
         let (run, staged) = (service.config.paths.run.clone(), service.config.paths.data.join("tmp"));
         let census = service::blocking(move || Census::take(&run, &staged)).await;
-        let (alive, idle, used_mb, capacity_mb) = service.pool.usage();
         let store = service.store.clone();
         let space = service::blocking(move || store.space()).await.ok();
         // Read again: init writes it anew when the address changes.
@@ -431,10 +407,7 @@ impl Platform for Appliance {
         fields.insert("clock".to_owned(), json!(facts.clock));
         fields.insert("network".to_owned(), service.networks.describe());
         fields.insert("census".to_owned(), json!(census));
-        fields.insert(
-            "sandboxes".to_owned(),
-            json!({"alive": alive, "idle": idle, "memory_mb": used_mb, "capacity_mb": capacity_mb}),
-        );
+        fields.insert("sandboxes".to_owned(), json!(service.pool.usage()));
         fields.insert(
             "data_disk".to_owned(),
             json!(space.map(|space| json!({"total_bytes": space.total, "free_bytes": space.free}))),
@@ -512,11 +485,5 @@ impl Platform for Appliance {
 
     async fn reboot(&self) -> Result<(), ApiError> {
         Self::signal_init(Signal::INT)
-    }
-}
-
-fn replace<T>(slot: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *slot = value;
     }
 }

@@ -11,12 +11,11 @@ use tokio::sync::oneshot;
 
 use crate::function;
 use crate::logs::{FunctionLog, Tail};
-use crate::network::JoinError;
-use crate::obtain::{ATTEMPTS, Origin, Ready, obtain};
+use crate::obtain::{ATTEMPTS, Ready, obtain};
 use crate::phases::Phases;
-use crate::pool::{Key, Recording, Refusal, Want};
+use crate::pool::{Birth, Origin, Refusal, Reservation, Want};
 use crate::record::{self, Recorded};
-use crate::sandbox::{self, Ended, Paging, Sandbox, StartError};
+use crate::sandbox::{self, Ended, Paging, Sandbox};
 use crate::service::Service;
 use crate::snapshots;
 use crate::text::{chain, unix_ms};
@@ -42,15 +41,13 @@ pub struct Call {
     pub mode: Option<RestoreMode>,
     /// If its snapshot is made by this call, record the next one on it whatever the configuration says.
     pub record: bool,
-    /// The duty to record this very call.
-    pub recording: Option<Recording>,
-    /// Start it without a base: it did not come up from one.
-    pub unlayered: bool,
+    /// It is the call that recording is reserved for.
+    pub reserved: bool,
 }
 
 impl Call {
-    /// A call nobody waits for, to be recorded.
-    pub fn warm_up(function: FunctionRecord, event: Bytes, recording: Recording) -> Self {
+    /// A call nobody waits for, to be recorded, which is reserved for it.
+    pub fn warm_up(function: FunctionRecord, event: Bytes, _: &Reservation) -> Self {
         let arn = Identity::default().function_arn(&function.name);
         Self {
             function,
@@ -62,8 +59,7 @@ impl Call {
             want: Want::Restore,
             mode: None,
             record: false,
-            recording: Some(recording),
-            unlayered: false,
+            reserved: true,
         }
     }
 
@@ -101,48 +97,46 @@ pub enum ServeError {
     /// No sandbox to be had.
     #[error(transparent)]
     Refused(Refusal),
-    /// No place in the tenant's network.
-    #[error(transparent)]
-    Network(JoinError),
-    /// The sandbox did not come up, and not by the function's fault.
-    #[error("The function's sandbox did not start")]
-    Start(#[source] StartError),
-    /// It did not come up from its base.
-    #[error("The function's sandbox did not start from its base")]
-    Base(#[source] StartError),
     /// The sandbox broke during the call.
     #[error("The function's sandbox broke during the call")]
     Broken(#[source] sandbox::SessionError),
     /// Deleted between look-up and start.
     #[error("The function was deleted meanwhile")]
     Deleted,
-    /// Changed again and again, or no snapshot of it could be restored.
-    #[error("The function could not be started in {ATTEMPTS} attempts; call again")]
+    /// Changed again and again.
+    #[error("The function was changed {ATTEMPTS} times while the call waited; call again")]
     Unsettled,
 }
 
-/// Serves one call to its end. Runs in a task of its own: a caller who hangs up does not end it.
-pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, ServeError> {
+/// Serves one call to its end. Runs in a task of its own: a caller who hangs up, which ends `caller`, takes it back while
+/// it waits for its turn, and does not end it afterwards.
+pub async fn serve(
+    service: Arc<Service>,
+    mut call: Call,
+    mut caller: oneshot::Receiver<()>,
+) -> Result<Served, ServeError> {
     let mut phases = Phases::start();
     let mut tail = Tail::default();
     let log = service.logs.of(&call.function.name);
     let request_id = call.request_id.clone();
     let start_line = format!("START RequestId: {request_id} Version: $LATEST\n");
-    write(&log, &mut tail, &request_id, &start_line);
 
     let begun = Instant::now();
     let mut losses = 0;
     let (by, outcome, paging, recorded, init) = loop {
-        let (ready, key) = obtain(&service, &mut call, &log, &mut phases, &mut tail).await?;
+        let (ready, key) = obtain(&service, &mut call, &mut caller, &mut phases, &mut tail).await?;
         let init = begun.elapsed();
-        let (mut sandbox, origin) = match ready {
-            Ready::InitFailed(body, by) => {
-                let line = format!("END RequestId: {request_id}\n");
-                write(&log, &mut tail, &request_id, &line);
-                return Ok(account(&call, init_failed(body, by, tail, phases)));
+        let (mut sandbox, birth, by) = match ready {
+            Ready::InitFailed(body) => {
+                write(&log, &mut tail, &request_id, &start_line);
+                write(&log, &mut tail, &request_id, &format!("END RequestId: {request_id}\n"));
+                return Ok(account(&call, init_failed(body, ServedBy::Cold, tail, phases)));
             }
-            Ready::Sandbox(sandbox, origin) => (sandbox, origin),
+            Ready::Sandbox(sandbox, birth, by) => (sandbox, birth, by),
         };
+        if losses == 0 {
+            write(&log, &mut tail, &request_id, &start_line);
+        }
         let timeout = call.timeout();
         let invoke = invoke_spec(&call, timeout);
         let bound = service.config.sandbox.restore_timeout();
@@ -151,10 +145,10 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
             give_up(&call, *sandbox).await;
             phases.lap("failed-resume");
             losses += 1;
-            match origin {
+            match birth {
                 _ if losses == 1 => continue,
                 // Not by chance, then.
-                Origin::Restored(snapshot, _) if losses == 2 => {
+                Some(Birth { origin: Origin::Restored(snapshot, _), .. }) if losses == 2 => {
                     snapshots::give_up(&service, &key, &snapshot).await;
                     continue;
                 }
@@ -165,15 +159,14 @@ pub async fn serve(service: Arc<Service>, mut call: Call) -> Result<Served, Serv
             Some(resume) => phases.lap_two(("resume", resume), "invoke"),
             None => phases.lap("invoke"),
         }
-        let by = origin.by();
         let paging = (by == ServedBy::Restore).then(|| sandbox.paging()).flatten();
         let mut recorded = None;
-        match (&outcome.ended, origin) {
-            (Ended::Answered { kind: ResultKind::Response, .. }, Origin::Restored(_, Some(tape))) => {
-                recorded = Some(keep_recording(&service, &call, key, *sandbox, tape).await);
+        match (&outcome.ended, birth.map(|birth| birth.origin)) {
+            (Ended::Answered { kind: ResultKind::Response, .. }, Some(Origin::Restored(_, Some(tape)))) => {
+                recorded = Some(keep_recording(&service, &call, *sandbox, tape).await);
             }
+            (Ended::Answered { .. }, _) => service.pool.park(*sandbox),
             // A failure is nothing to be warm from.
-            (Ended::Answered { .. }, _) => service.pool.park(&key, *sandbox),
             (Ended::Failed(_), _) => sandbox.destroy().await,
             _ => give_up(&call, *sandbox).await,
         }
@@ -243,7 +236,6 @@ fn init_failed(payload: Vec<u8>, by: ServedBy, tail: Tail, phases: Phases) -> Se
 async fn keep_recording(
     service: &Arc<Service>,
     call: &Call,
-    key: Key,
     mut sandbox: Sandbox,
     tape: Recorded,
 ) -> oneshot::Receiver<PagingRecord> {
@@ -254,14 +246,14 @@ async fn keep_recording(
         Ok(used) => used,
         Err(error) => {
             tracing::warn!(function = %function.name, error = %chain(&error), "Call not recorded");
-            service.pool.park(&key, sandbox);
+            service.pool.park(sandbox);
             return told;
         }
     };
     // A snapshot of the initialised function needs the sandbox no more; a warm one is taken of it.
     let sandbox = match service.settings(&function).kind {
         SnapshotKind::Init => {
-            service.pool.park(&key, sandbox);
+            service.pool.park(sandbox);
             None
         }
         SnapshotKind::Warm => Some(sandbox),
@@ -273,7 +265,7 @@ async fn keep_recording(
                 let spec = function::start_spec(&function, &service.config, &service.store);
                 let (sandbox, made) = record::keep_warm(&service, &function, &spec, sandbox, used).await;
                 if let Some(sandbox) = sandbox {
-                    service.pool.park(&key, sandbox);
+                    service.pool.park(sandbox);
                 }
                 made
             }

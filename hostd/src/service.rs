@@ -1,20 +1,22 @@
 //! What all parts of hostd share: configuration, store, pool, logs.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mote_api::Wishes;
+use mote_sched::Limits;
 use mote_store::{FunctionRecord, Store, StoreError};
 
 use crate::bases::Bases;
 use crate::boot::BootFacts;
+use crate::bring_up;
 use crate::census::meminfo;
 use crate::config::Config;
 use crate::function::{self, Settings};
 use crate::loaders::Loaders;
 use crate::logs::Logs;
 use crate::network::Networks;
-use crate::pool::Pool;
+use crate::pool::{FunctionShape, Pool, Shape};
 use crate::snapshots;
 use crate::text::chain;
 
@@ -41,6 +43,10 @@ pub struct Service {
     pub system: String,
     /// Packages unpacked at once: each is bound by the CPU and holds its zip.
     pub deploys: tokio::sync::Semaphore,
+    /// Held from checking what functions may have reserved and provisioned until that is stored.
+    pub shares: Arc<tokio::sync::Mutex<()>>,
+    /// Held from reading a function's limits until the pool knows them.
+    limiting: Mutex<()>,
 }
 
 /// Packages unpacked at once.
@@ -56,12 +62,21 @@ impl Service {
         system: String,
     ) -> Arc<Self> {
         let capacity_mb = (meminfo("MemTotal:") / 1024).saturating_sub(config.sandbox.memory_reserve_mb);
-        let pool = Pool::new(capacity_mb, config.sandbox.max_sandboxes, config.sandbox.idle_timeout());
+        let (pool, orders) = Pool::new(Shape {
+            scheduling: config.scheduling(),
+            capacity_mb,
+            max_sandboxes: config.sandbox.max_sandboxes,
+            blanks: config.sandbox.blanks,
+            reclaim_after: config.sandbox.reclaim_after(),
+            tenants: config.network.shares(),
+        });
         let service = Arc::new(Self {
             logs: Logs::new(config.log.function_lines),
             bases: Bases::default(),
             loaders: Arc::default(),
             deploys: tokio::sync::Semaphore::new(DEPLOYS_AT_ONCE),
+            shares: Arc::default(),
+            limiting: Mutex::default(),
             config,
             facts,
             store,
@@ -69,6 +84,7 @@ impl Service {
             networks,
             system,
         });
+        tokio::spawn(bring_up::serve_orders(Arc::clone(&service), orders));
         // There from the start: what comes and goes below it is the sandboxes' own.
         let folder = service.config.paths.sandboxes();
         // What a hostd that crashed has left; its microVMs ended with it.
@@ -112,10 +128,49 @@ impl Service {
     /// Makes a function callable, from its snapshot if that fits.
     pub fn register(&self, record: &FunctionRecord) {
         let fingerprint = self.fingerprint(record);
+        let key = function::key(record, &fingerprint);
         let snapshot = snapshots::usable(self, record, &fingerprint);
         let unrecorded = snapshot.as_ref().is_some_and(|snapshot| snapshot.record.paging.is_none());
         let record_due = unrecorded && self.settings(record).records;
-        self.pool.register(&function::key(record, &fingerprint), snapshot, record_due);
+        let tenant = self.settings(record).tenant;
+        let _turn = self.limiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // They may have been changed since, by somebody who did not find it registered.
+        let latest = self.store.function(&record.name).ok().flatten();
+        let limits = self.limits(latest.as_ref().unwrap_or(record));
+        let shape = FunctionShape { record: Arc::new(record.clone()), tenant, limits };
+        self.pool.register(&key, shape, snapshot, record_due);
+    }
+
+    /// A function's limits hold as they are stored. Blocks.
+    pub fn limit(&self, name: &str) {
+        let _turn = self.limiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.store.function(name) {
+            Ok(Some(record)) => {
+                let key = function::key(&record, &self.fingerprint(&record));
+                self.pool.limit(&key, self.limits(&record));
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(function = %name, error = %chain(&error), "Cannot read its limits"),
+        }
+    }
+
+    /// How much of a function there may be at once. What is reserved is both: kept for it, and all it may have.
+    fn limits(&self, record: &FunctionRecord) -> Limits {
+        let reserved = record.config.reserved_concurrency;
+        Limits {
+            concurrency: reserved.unwrap_or(Limits::default().concurrency),
+            reserved: reserved.unwrap_or(0),
+            provisioned: record.config.provisioned_concurrency.unwrap_or(0),
+            max_queue: self.config.scheduling.max_queue_function,
+        }
+    }
+
+    /// A function is another from now on.
+    pub async fn replace(&self, before: &FunctionRecord, record: &FunctionRecord) {
+        self.register(record);
+        if self.fingerprint(before) != self.fingerprint(record) {
+            self.forget(before).await;
+        }
     }
 
     /// Forgets how the function was; its idle sandboxes are put away.

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use mote_api::RestoreMode;
 use mote_snapshot::{MEMORY_FILE, cache};
 use mote_store::{BaseRef, FunctionRecord, NewSnapshot, SnapshotRecord, SnapshotState, StagedDir, Store};
+use tokio::sync::oneshot;
 
 use crate::bases::{self, Base};
 use crate::phases::Phases;
-use crate::pool::{Build, Key, Recording, Snapshot};
+use crate::pool::{Build, Key, Reservation, Snapshot};
 use crate::record::Watch;
 use crate::serve::{Call, serve};
 use crate::service::{Service, blocking};
@@ -68,17 +69,16 @@ pub struct Written {
 pub fn commit(
     service: &Arc<Service>,
     function: &FunctionRecord,
-    fingerprint: &str,
     written: Written,
     staged: StagedDir,
     build: Build,
-    record: bool,
+    recording: bool,
 ) {
     let Written { memory_checksum, base } = written;
     let new = NewSnapshot {
         function: function.name.clone(),
         code_image: function.code.image.clone(),
-        fingerprint: fingerprint.to_owned(),
+        fingerprint: service.fingerprint(function),
         memory_checksum,
         base,
         ..NewSnapshot::default()
@@ -91,10 +91,10 @@ pub fn commit(
                 tracing::info!(function = %stored.function, bytes = stored.stored_bytes, "Snapshot stored");
                 let snapshot = handle(&service, stored);
                 let kept = match service.settings(&function).warm_up {
-                    None => build.done(snapshot, record),
+                    None => build.done(snapshot, recording),
                     Some(event) => match build.done_to_record(snapshot) {
-                        Some(recording) => {
-                            warm_up(&service, function.clone(), event, recording).await;
+                        Some(reservation) => {
+                            warm_up(&service, function.clone(), event, reservation).await;
                             true
                         }
                         None => false,
@@ -114,11 +114,14 @@ fn warm_up(
     service: &Arc<Service>,
     function: FunctionRecord,
     event: Bytes,
-    recording: Recording,
+    reservation: Reservation,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let (service, name) = (Arc::clone(service), function.name.clone());
     Box::pin(async move {
-        match serve(service, Call::warm_up(function, event, recording)).await {
+        let call = Call::warm_up(function, event, &reservation);
+        // Nobody waits, and nobody hangs up.
+        let (_caller, listening) = oneshot::channel();
+        match serve(service, call, listening).await {
             Ok(served) => tracing::info!(function = %name, failure = ?served.failure, "Warmed up"),
             Err(error) => tracing::warn!(function = %name, error = %chain(&error), "Not warmed up"),
         }

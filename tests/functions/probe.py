@@ -139,6 +139,14 @@ def eat(event, context):
     return {"eaten": len(KEPT)}
 
 
+def let_go(event, context):
+    """Gives back all that was eaten, if nothing of it has changed."""
+    whole = all(block.count(1) == 256 for block in KEPT)
+    pieces = len(KEPT)
+    KEPT.clear()
+    return {"let_go": pieces, "whole": whole, "free_kb": meminfo("MemFree"), "mem_total_kb": meminfo("MemTotal")}
+
+
 def big(event, context):
     return "x" * event["bytes"]
 
@@ -231,7 +239,7 @@ def http(event, context):
 OPERATIONS = {
     function.__name__: function
     for function in (
-        echo, describe, identity, draw_random, sleep, burn, fail, leave, suicide, eat, big, unserialisable, speak,
-        flood, write, try_paths, left_over, daemon, blob, http,
+        echo, describe, identity, draw_random, sleep, burn, fail, leave, suicide, eat, let_go, big, unserialisable,
+        speak, flood, write, try_paths, left_over, daemon, blob, http,
     )
 }

@@ -4,12 +4,16 @@ import base64
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import boto3
 from botocore.config import Config
@@ -55,6 +59,25 @@ def lambda_client(port: int, read_timeout: float = 180, parameter_validation: bo
         made = SESSION.client("lambda", endpoint_url=f"http://127.0.0.1:{port}", config=config)
         CLIENTS.add(made)
     return made
+
+
+def command_line(port: int):
+    """The AWS command line client for the appliance on this machine's `port`: `run(operation, …)` gives what it prints,
+    read as JSON, or with `fails` what it complains of."""
+    program = Path(sys.executable).parent / "aws"
+    program = str(program) if program.exists() else shutil.which("aws")
+    assert program, "awscli is in tests/requirements.txt but not installed"
+
+    def run(*arguments, fails: bool = False):
+        command = [program, "--endpoint-url", f"http://127.0.0.1:{port}", "--output", "json", "lambda", *arguments]
+        done = subprocess.run(
+            command, env={**os.environ, **ENVIRONMENT}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=180,
+        )
+        assert (done.returncode != 0) == fails, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stderr if fails else json.loads(done.stdout or "null")
+
+    return run
 
 
 def hang_up() -> None:

@@ -8,7 +8,7 @@ mod measure;
 mod pattern;
 mod prepare;
 mod probe;
-mod vm;
+pub mod vm;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

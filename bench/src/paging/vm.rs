@@ -18,6 +18,9 @@ use crate::Outcome;
 /// Bound on every answer: the guest may be filling memory, or the monitor writing it to a slow disk.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The guest's serial line is the monitor's standard input and output.
+const TERMINAL: [&str; 2] = ["--serial", "-"];
+
 /// A running monitor. Killed when dropped.
 #[derive(Debug)]
 pub struct Vm {
@@ -30,6 +33,27 @@ pub struct Vm {
 impl Vm {
     /// Starts a monitor; `typed` waits on the guest's serial line when it starts.
     pub fn start<S: AsRef<OsStr>>(monitor: &Path, arguments: &[S], typed: &[u8]) -> Outcome<Self> {
+        let mut arguments: Vec<&OsStr> = arguments.iter().map(AsRef::as_ref).collect();
+        arguments.extend(TERMINAL.map(OsStr::new));
+        Self::spawn(monitor, &arguments, typed)
+    }
+
+    /// Starts a monitor that waits to be told what to be.
+    pub fn blank(monitor: &Path, typed: &[u8]) -> Outcome<Self> {
+        let mut blank = Self::spawn(monitor, &["blank".as_ref()], typed)?;
+        match blank.control.event()? {
+            Event::Blank { .. } => Ok(blank),
+            other => Err(format!("The monitor says {other:?}, not that it is a blank").into()),
+        }
+    }
+
+    /// Has a blank become what would have been started with these arguments.
+    pub fn become_one(&mut self, arguments: &[String]) -> Outcome<()> {
+        let all = arguments.iter().cloned().chain(TERMINAL.map(str::to_owned)).collect();
+        Ok(self.control.start(all, None)?)
+    }
+
+    fn spawn(monitor: &Path, arguments: &[&OsStr], typed: &[u8]) -> Outcome<Self> {
         let (mut serial, line) = UnixStream::pair()?;
         serial.write_all(typed)?;
         let (control, inherited) = UnixStream::pair()?;
@@ -37,7 +61,7 @@ impl Vm {
         fcntl_setfd(&inherited, FdFlags::empty())?;
         let child = Command::new(monitor)
             .args(arguments)
-            .args(["--serial", "-", "--control", &format!("fd:{}", inherited.as_raw_fd())])
+            .args(["--control", &format!("fd:{}", inherited.as_raw_fd())])
             .stdin(Stdio::from(OwnedFd::from(line.try_clone()?)))
             .stdout(Stdio::from(OwnedFd::from(line)))
             .spawn()?;
@@ -53,6 +77,7 @@ impl Vm {
     pub fn running(&mut self) -> Outcome<()> {
         match self.control.event()? {
             Event::Running { .. } => Ok(()),
+            Event::Blank { .. } => Err("The monitor is a blank".into()),
             Event::Exited { reason } => Err(format!("The monitor ended: {reason}").into()),
         }
     }

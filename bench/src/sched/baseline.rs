@@ -180,7 +180,8 @@ impl NodeGrained {
 impl Scheduler for NodeGrained {
     fn step(&mut self, _: Time, input: Input, actions: &mut Vec<Action>) {
         match input {
-            Input::Wake => (),
+            // It knows nodes only, and books what a sandbox may hold.
+            Input::Wake | Input::Rested { .. } => (),
             Input::Call { call, function } => {
                 if !self.place(call, function, actions) {
                     actions.push(Action::Refuse { call });

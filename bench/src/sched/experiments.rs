@@ -196,7 +196,7 @@ impl Laboratory {
 
     fn cluster(&self, nodes: u32, horizon: Time) -> Cluster {
         let Conditions { creators, dispatch, .. } = self.conditions;
-        Cluster { nodes, node_mb: NODE_MB, creators, dispatch, horizon }
+        Cluster { nodes, node_mb: NODE_MB, creators, dispatch, rest: None, horizon }
     }
 
     fn shapes(&self, population: &Population) -> Vec<Shape> {

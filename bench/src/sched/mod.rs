@@ -23,14 +23,14 @@
 mod baseline;
 mod clients;
 mod experiments;
-mod mote;
+pub mod mote;
 mod policies;
 mod published;
 mod ratios;
 mod sensitivity;
-mod simulator;
+pub mod simulator;
 mod speed;
-mod trace;
+pub mod trace;
 
 use clap::Args;
 
@@ -72,7 +72,7 @@ pub struct Options {
 
 /// GB·s of the mean call. The dissertation's 50 nodes answer at most 1700 calls a second: 0.59 GB·s for each, a part
 /// of it for starts. With this 10 nodes are about half full of running sandboxes at 200 calls a second.
-const DEMAND: std::ops::RangeInclusive<f64> = 0.45..=0.55;
+pub const DEMAND: std::ops::RangeInclusive<f64> = 0.45..=0.55;
 
 /// Said wherever the figures are.
 const NOTE: &str = "Simulated, with synthetic traces: drawn from what is published about the Azure 2019 trace, nothing \

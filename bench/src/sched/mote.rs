@@ -12,8 +12,11 @@ use super::simulator::{Action, Cluster, Input, SandboxId, Scheduler, Shape, Time
 pub struct Mote {
     scheduler: mote_sched::Scheduler,
     decisions: Vec<Decision>,
+    functions: u32,
     /// What it would not believe first.
     error: Option<EventError>,
+    /// How long calls wait for their turn; for ever, if nothing.
+    patience: Option<Time>,
 }
 
 impl Mote {
@@ -34,7 +37,24 @@ impl Mote {
             spec.start_ms = u32::try_from(shape.create / 1000).unwrap_or(u32::MAX);
             scheduler.register(Moment(0), spec, &mut decisions)?;
         }
-        Ok(Self { scheduler, decisions, error: None })
+        let functions = u32::try_from(shapes.len()).unwrap_or(u32::MAX);
+        Ok(Self { scheduler, decisions, functions, error: None, patience: None })
+    }
+
+    /// The same, with calls that wait for so long only, and functions with snapshots, of which all sandboxes on a node
+    /// share so much page cache.
+    pub fn restoring(mut self, patience: Time, shared_mb: u32) -> Result<Self, EventError> {
+        self.patience = Some(patience);
+        for function in (0..self.functions).map(FunctionId) {
+            let event = Event::Snapshot { function, shared: Some(bytes(shared_mb)) };
+            self.scheduler.handle(Moment(0), event, &mut self.decisions)?;
+        }
+        Ok(self)
+    }
+
+    /// What was decided.
+    pub fn stats(&self) -> mote_sched::Stats {
+        self.scheduler.stats()
     }
 
     /// A sandbox that is put away is gone at once here.
@@ -72,10 +92,16 @@ impl Scheduler for Mote {
             Input::Call { call, function } => Event::Arrived {
                 call: CallId(u64::from(call)),
                 function: FunctionId(function),
-                deadline: Moment::NEVER,
+                deadline: self
+                    .patience
+                    .map_or(Moment::NEVER, |patience| Moment(now.saturating_add(patience))),
+                fresh: false,
             },
             Input::Ready { sandbox } => Event::Ready { sandbox: named(sandbox) },
             Input::Done { sandbox } => Event::Ended { sandbox: named(sandbox), healthy: true },
+            Input::Rested { sandbox, memory_mb } => {
+                Event::Measured { sandbox: named(sandbox), private: bytes(memory_mb) }
+            }
             Input::Wake => Event::Timer,
         };
         self.tell(now, event, actions);

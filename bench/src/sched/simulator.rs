@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use num_traits::ToPrimitive;
 
 use super::trace::Call;
-pub use terms::{Action, Cluster, Input, SandboxId, Scheduler, Shape, Time, Violation};
+pub use terms::{Action, Cluster, Input, Rest, SandboxId, Scheduler, Shape, Time, Violation};
 
 mod terms;
 
@@ -23,6 +23,8 @@ const WINDOW: Time = 10 * SECOND;
 pub struct Outcome {
     /// From a call's coming until it runs, seconds, in the order in which they began.
     pub latencies_s: Vec<f64>,
+    /// The calls in this order, and whether the sandbox of each was made after it came.
+    pub begun: Vec<(u32, bool)>,
     /// Answered calls.
     pub answered: u32,
     /// Refused calls.
@@ -48,6 +50,8 @@ pub struct Outcome {
 enum Event {
     Made(SandboxId),
     Answered(SandboxId),
+    /// If it is idle since then.
+    Rest(SandboxId, Time),
     Wake,
     Second,
 }
@@ -63,6 +67,8 @@ enum State {
 struct Sandbox {
     node: usize,
     function: u32,
+    /// Memory it has now.
+    held_mb: u32,
     state: State,
     /// When it was made; none once it has run a call.
     fresh: Option<Time>,
@@ -231,6 +237,7 @@ impl World<'_> {
                 if let Some(next) = node.queue.pop_front() {
                     self.makes(next)?;
                 }
+                self.idles(id);
                 Ok(Some(Input::Ready { sandbox: id }))
             }
             Event::Answered(id) => {
@@ -239,7 +246,19 @@ impl World<'_> {
                 node.active_mb -= shape.memory_mb;
                 self.outcome.answered += 1;
                 self.counts();
+                self.idles(id);
                 Ok(Some(Input::Done { sandbox: id }))
+            }
+            Event::Rest(id, began) => {
+                let Some(rest) = self.cluster.rest else { return Ok(None) };
+                if !self.sandboxes.get(&id).is_some_and(|one| one.state == State::Idle { since: began }) {
+                    return Ok(None);
+                }
+                let (sandbox, node, shape) = self.find(id)?;
+                let memory_mb = rest.memory_mb.min(shape.memory_mb);
+                node.used_mb -= sandbox.held_mb - memory_mb;
+                sandbox.held_mb = memory_mb;
+                Ok(Some(Input::Rested { sandbox: id, memory_mb }))
             }
         }
     }
@@ -264,7 +283,8 @@ impl World<'_> {
                 if waits {
                     at.queue.push_back(id);
                 }
-                let made = Sandbox { node: index(node), function, state: State::Making, fresh: None };
+                let (state, held_mb) = (State::Making, shape.memory_mb);
+                let made = Sandbox { node: index(node), function, held_mb, state, fresh: None };
                 if self.sandboxes.insert(id, made).is_some() {
                     return Err(Violation::Sandbox(id));
                 }
@@ -276,17 +296,23 @@ impl World<'_> {
             Action::Stop { sandbox: id } => {
                 let (sandbox, node, shape) = self.find(id)?;
                 let State::Idle { since } = sandbox.state else { return Err(Violation::Sandbox(id)) };
-                node.used_mb -= shape.memory_mb;
+                node.used_mb -= sandbox.held_mb;
                 self.wastes(since, now, shape);
                 self.sandboxes.remove(&id);
             }
             Action::Run { call, sandbox: id } => {
                 let came = self.answers(call)?;
+                let limit = self.cluster.node_mb;
                 let (sandbox, node, shape) = self.find(id)?;
                 let State::Idle { since } = sandbox.state else { return Err(Violation::Sandbox(id)) };
                 if sandbox.function != came.function {
                     return Err(Violation::Function(call));
                 }
+                if node.used_mb - sandbox.held_mb + shape.memory_mb > limit {
+                    return Err(Violation::Memory(u32::try_from(sandbox.node).unwrap_or(u32::MAX)));
+                }
+                node.used_mb += shape.memory_mb - sandbox.held_mb;
+                sandbox.held_mb = shape.memory_mb;
                 sandbox.state = State::Busy;
                 node.active_mb += shape.memory_mb;
                 let cold = sandbox.fresh.take().is_some_and(|made| made > came.at);
@@ -294,10 +320,18 @@ impl World<'_> {
                 let begins = now + self.cluster.dispatch;
                 self.outcome.cold += u32::from(cold);
                 self.outcome.latencies_s.push(seconds(begins - came.at));
+                self.outcome.begun.push((call, cold));
                 self.at(begins + came.run, Event::Answered(id));
             }
         }
         Ok(())
+    }
+
+    /// A sandbox has no call from now on.
+    fn idles(&mut self, id: SandboxId) {
+        if let Some(rest) = self.cluster.rest {
+            self.at(self.now + rest.after, Event::Rest(id, self.now));
+        }
     }
 
     fn makes(&mut self, id: SandboxId) -> Result<(), Violation> {

@@ -90,6 +90,11 @@ impl Load {
         Self { from: rate / 10.0, to: rate, rise_s: length_s / 2.0, length_s }
     }
 
+    /// The same all the time.
+    pub fn steady(rate: f64, length_s: f64) -> Self {
+        Self { from: rate, to: rate, rise_s: length_s, length_s }
+    }
+
     /// Grows to the end: somewhere in it is the most that can be served.
     pub fn ramp(rate: f64, length_s: f64) -> Self {
         Self { from: rate / 20.0, to: rate, rise_s: length_s, length_s }
@@ -176,6 +181,14 @@ impl Population {
             .take(count)
             .cloned()
             .collect();
+        Self { functions, seed: self.seed }
+    }
+
+    /// The functions that are called most, in this order.
+    pub fn most_popular(&self, count: usize) -> Self {
+        let mut functions = self.functions.clone();
+        functions.sort_by(|a, b| b.per_day.total_cmp(&a.per_day));
+        functions.truncate(count);
         Self { functions, seed: self.seed }
     }
 

@@ -19,6 +19,9 @@ pub enum ApiError {
     /// 404 `ResourceNotFoundException`: no such function or version.
     #[error("{0}")]
     ResourceNotFound(String),
+    /// 404 `ProvisionedConcurrencyConfigNotFoundException`: no sandboxes of the function are always to be there.
+    #[error("No provisioned concurrency is configured for function {0}")]
+    NotProvisioned(String),
     /// 409 `ResourceConflictException`: it exists already or is being changed.
     #[error("{0}")]
     ResourceConflict(String),
@@ -83,6 +86,8 @@ pub enum ApiError {
 pub enum ThrottleReason {
     /// No more sandboxes can run now.
     ConcurrentInvocationLimitExceeded,
+    /// No more calls of this function can run now, by its reserved concurrency.
+    ReservedFunctionConcurrentInvocationLimitExceeded,
     /// The machine takes no more requests of this caller now.
     CallerRateLimitExceeded,
 }
@@ -91,6 +96,9 @@ impl ThrottleReason {
     fn name(self) -> &'static str {
         match self {
             Self::ConcurrentInvocationLimitExceeded => "ConcurrentInvocationLimitExceeded",
+            Self::ReservedFunctionConcurrentInvocationLimitExceeded => {
+                "ReservedFunctionConcurrentInvocationLimitExceeded"
+            }
             Self::CallerRateLimitExceeded => "CallerRateLimitExceeded",
         }
     }
@@ -126,6 +134,12 @@ impl ApiError {
         Self::TooManyRequests { message: message.into(), retry_after, reason }
     }
 
+    /// As many calls of the function run as are reserved for it, which is also the most it may have.
+    pub fn reserved_in_use(message: impl Into<String>, retry_after: Duration) -> Self {
+        let reason = ThrottleReason::ReservedFunctionConcurrentInvocationLimitExceeded;
+        Self::TooManyRequests { message: message.into(), retry_after, reason }
+    }
+
     /// HTTP status of this error.
     pub fn status(&self) -> StatusCode {
         self.shape().0
@@ -140,6 +154,9 @@ impl ApiError {
         use Key::{Lower, Upper};
         match self {
             Self::ResourceNotFound(_) => (StatusCode::NOT_FOUND, "ResourceNotFoundException", Upper),
+            Self::NotProvisioned(_) => {
+                (StatusCode::NOT_FOUND, "ProvisionedConcurrencyConfigNotFoundException", Lower)
+            }
             Self::ResourceConflict(_) => (StatusCode::CONFLICT, "ResourceConflictException", Lower),
             Self::PreconditionFailed(_) => {
                 (StatusCode::PRECONDITION_FAILED, "PreconditionFailedException", Lower)
@@ -217,5 +234,21 @@ mod tests {
             assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
             assert_eq!(response.headers()[header::RETRY_AFTER], want);
         }
+    }
+
+    #[test]
+    fn what_ran_out_is_told_in_the_body() {
+        let after = Duration::from_secs(1);
+        for (error, reason) in [
+            (ApiError::no_capacity("x", after), "ConcurrentInvocationLimitExceeded"),
+            (ApiError::reserved_in_use("x", after), "ReservedFunctionConcurrentInvocationLimitExceeded"),
+        ] {
+            let ApiError::TooManyRequests { reason: told, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(told.name(), reason);
+            assert_eq!(error.status(), StatusCode::TOO_MANY_REQUESTS);
+        }
+        let error = ApiError::NotProvisioned("f".to_owned());
+        assert_eq!(error.type_name(), "ProvisionedConcurrencyConfigNotFoundException");
+        assert_eq!(error.status(), StatusCode::NOT_FOUND);
     }
 }

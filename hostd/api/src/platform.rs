@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::error::ApiError;
 use crate::lambda::TagChange;
 use crate::types::{
-    Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply, InvokeRequest, Limits,
-    UpdateCode, UpdateConfiguration,
+    Account, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply, InvokeRequest,
+    Limits, Provisioned, UpdateCode, UpdateConfiguration,
 };
 
 /// The machine behind the front door. Implementations write plain `async fn`s.
@@ -68,6 +68,35 @@ pub trait Platform: Send + Sync + 'static {
         name: &str,
         change: TagChange,
     ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
+    /// Reserves so many calls at once for a function, which cannot have more then; `None`: reserves none.
+    fn reserve(
+        &self,
+        caller: &Caller,
+        name: &str,
+        concurrency: Option<u32>,
+    ) -> impl Future<Output = Result<Function, ApiError>> + Send;
+
+    /// Has so many sandboxes of a function (at least 1) always there and says how far they are.
+    fn provision(
+        &self,
+        caller: &Caller,
+        name: &str,
+        sandboxes: u32,
+    ) -> impl Future<Output = Result<Provisioned, ApiError>> + Send;
+
+    /// Has no sandboxes of a function always there.
+    fn unprovision(&self, caller: &Caller, name: &str) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// How far the sandboxes are that are always to be there; `None` if none are to be.
+    fn provisioned(
+        &self,
+        caller: &Caller,
+        name: &str,
+    ) -> impl Future<Output = Result<Option<Provisioned>, ApiError>> + Send;
+
+    /// Limits of the machine and what is used of them.
+    fn account(&self, caller: &Caller) -> impl Future<Output = Result<Account, ApiError>> + Send;
 
     /// Removes a function and everything that belongs to it.
     fn delete_function(

@@ -163,6 +163,8 @@ pub struct Function {
     pub architectures: Vec<String>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
+    /// Calls at once, both at most and kept for it; `None`: as there is room.
+    pub reserved_concurrency: Option<u32>,
     /// Bytes of the uploaded archive.
     pub code_size: u64,
     /// SHA-256 of the uploaded archive, standard base64.
@@ -199,6 +201,49 @@ pub enum UpdateState {
     InProgress,
     /// It failed, for this reason; the function is as before.
     Failed(String),
+}
+
+/// Sandboxes of a function that are always to be there, and how far they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Provisioned {
+    /// So many are to be there.
+    pub requested: u32,
+    /// So many have their memory: they come up or are up.
+    pub allocated: u32,
+    /// So many are up, with a call or without.
+    pub available: u32,
+    /// Whether that is all of them.
+    pub state: ProvisionedState,
+    /// When the number was last changed, milliseconds since 1970 UTC.
+    pub last_modified_unix_ms: u64,
+}
+
+/// Whether sandboxes that are always to be there are (`Status`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProvisionedState {
+    /// They are.
+    Ready,
+    /// They come up, or wait for room.
+    InProgress,
+    /// Those that are missing did not come up, for this reason. They are tried again.
+    Failed(String),
+}
+
+/// Limits of this machine and what is used of them (`GetAccountSettings`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Calls at once.
+    pub concurrency: u32,
+    /// Of these, those that are reserved for no function.
+    pub unreserved_concurrency: u32,
+    /// Room for functions, bytes.
+    pub code_limit: u64,
+    /// Files of one function, bytes.
+    pub unpacked_limit: u64,
+    /// Bytes the code of all functions takes.
+    pub code_size: u64,
+    /// Functions there are.
+    pub functions: u64,
 }
 
 /// One page of a list of functions, ordered by name.

@@ -75,6 +75,10 @@ fn target() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         prop::sample::select(vec![
             "2015-03-31",
+            "2017-10-31",
+            "2019-09-30",
+            "concurrency",
+            "provisioned-concurrency",
             "functions",
             "function",
             "system",
@@ -101,6 +105,8 @@ fn target() -> impl Strategy<Value = String> {
     let near = prop::sample::select(vec![
         "/2015-03-31/functions/",
         "/2015-03-31/functions/f/",
+        "/2017-10-31/functions/f/",
+        "/2019-09-30/functions/f/",
         "/function/f/",
         "/function/",
         "/system/",
@@ -108,7 +114,7 @@ fn target() -> impl Strategy<Value = String> {
     ]);
     let query = prop_oneof![
         Just(String::new()),
-        "\\?(Qualifier|Marker|MaxItems|FunctionVersion|function|limit)=[a-zA-Z0-9%$+&=-]{0,20}",
+        "\\?(Qualifier|List|Marker|MaxItems|FunctionVersion|function|limit)=[a-zA-Z0-9%$+&=-]{0,20}",
     ];
     (near, prop::collection::vec(piece, 0..4), query)
         .prop_map(|(near, pieces, query)| format!("{near}{}{query}", pieces.join("/")))

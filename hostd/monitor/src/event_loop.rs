@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use event_manager::{
     EventManager, EventOps, EventSet, EventSubscriber, Events, MutEventSubscriber, SubscriberOps,
@@ -13,7 +14,7 @@ use event_manager::{
 
 use crate::control::{Event, Incoming, Reply, Request, Server};
 use crate::devices::Bus;
-use crate::machine::Machine;
+use crate::machine::{Machine, Reclaim, Reclaimed};
 use crate::meter::Meter;
 use crate::signals::{Signal, Signals};
 use crate::vm::{CrewError, ExitReason, ExitSignal};
@@ -41,9 +42,14 @@ struct Inbox {
     exit: Arc<ExitSignal>,
     bus: Arc<Bus>,
     requests: Vec<(RawFd, Result<Request, serde_json::Error>)>,
+    /// The client whose guest gives memory back; he gets his answer when it has.
+    waiting: Option<RawFd>,
     terminal: bool,
     input_waits: bool,
 }
+
+/// Why a request is refused that can only come first.
+const TOLD_ALREADY: &str = "This monitor knows already what to be";
 
 impl Inbox {
     fn serve_client(&mut self, fd: RawFd, ops: &mut EventOps) {
@@ -61,6 +67,12 @@ impl Inbox {
                     self.exit.raise(ExitReason::OwnerGone);
                 }
             }
+        }
+    }
+
+    fn answer_waiting(&mut self, reply: &Reply) {
+        if let (Some(server), Some(client)) = (&mut self.server, self.waiting.take()) {
+            server.reply(client, reply);
         }
     }
 
@@ -104,9 +116,10 @@ impl MutEventSubscriber for Inbox {
         } else if self.terminal && fd == STDIN {
             self.serve_terminal(ops);
         } else if let Some(server) = self.server.as_mut().filter(|server| server.is_listener(fd)) {
-            if let Some(client) = server.accept()
-                && ops.add(Events::new_raw(client, EventSet::IN)).is_err()
-            {
+            let Some(client) = server.accept() else { return };
+            // Who waited under this number is gone.
+            self.waiting.take_if(|waiting| *waiting == client);
+            if ops.add(Events::new_raw(client, EventSet::IN)).is_err() {
                 server.forget(client);
             }
         } else {
@@ -143,6 +156,7 @@ pub(crate) fn run(
         exit: Arc::clone(exit),
         bus: Arc::clone(machine.bus()),
         requests: Vec::new(),
+        waiting: None,
         terminal,
         input_waits: false,
     }));
@@ -163,24 +177,43 @@ pub(crate) fn run(
         });
     }
     machine.resume()?;
+    let early = lock().server.as_mut().map(Server::waiting).unwrap_or_default();
+    for incoming in early {
+        if let Incoming::Request(client, request) = incoming {
+            lock().requests.push((client, request));
+        }
+    }
+    let mut reclaim: Option<Reclaim> = None;
     let reason = loop {
-        let timeout = if lock().input_waits { INPUT_STEP } else { -1 };
-        match manager.run_with_timeout(timeout) {
+        let sleep = match &*lock() {
+            inbox if !inbox.requests.is_empty() => 0,
+            inbox => timeout(inbox.input_waits, reclaim.as_ref()),
+        };
+        match manager.run_with_timeout(sleep) {
             Ok(_) => {}
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
             Err(error) => return Err(error.into()),
         }
         let requests = std::mem::take(&mut lock().requests);
+        if let Some(over) = reclaim.take_if(|going| machine.go_on(going, Instant::now())) {
+            lock().answer_waiting(&reclaimed(&machine, &over));
+        }
         for (client, request) in requests {
+            // Answers come in the order of the requests, and none of them waits for the guest.
+            if let Some(over) = reclaim.take() {
+                lock().answer_waiting(&reclaimed(&machine, &over));
+            }
             let reply = match request {
-                Ok(request) => carry_out(&mut machine, &request, exit),
-                Err(error) => Reply {
+                Ok(request) => carry_out(&mut machine, &request, exit, &mut reclaim),
+                Err(error) => Some(Reply {
                     error: Some(format!("Cannot understand the request: {error}")),
                     ..Reply::default()
-                },
+                }),
             };
-            if let Some(server) = &mut lock().server {
-                server.reply(client, &reply);
+            let mut inbox = lock();
+            match (&mut inbox.server, reply) {
+                (Some(server), Some(reply)) => server.reply(client, &reply),
+                (_, reply) => inbox.waiting = reply.is_none().then_some(client),
             }
         }
         if lock().input_waits && machine.bus().console().room() > 0 {
@@ -196,9 +229,39 @@ pub(crate) fn run(
     Ok((reason, server))
 }
 
-/// Does what a client asks.
-fn carry_out(machine: &mut Machine, request: &Request, exit: &ExitSignal) -> Reply {
-    match request {
+/// How long the loop may sleep, in milliseconds.
+fn timeout(input_waits: bool, reclaim: Option<&Reclaim>) -> i32 {
+    let input = input_waits.then_some(INPUT_STEP);
+    // Rounded up, or it would look too early.
+    let left = reclaim.map(|going| going.left(Instant::now()).as_millis().saturating_add(1));
+    let left = left.map(|left| i32::try_from(left).unwrap_or(i32::MAX));
+    input.into_iter().chain(left).min().unwrap_or(-1)
+}
+
+/// What the guest gave back, as an answer.
+fn reclaimed(machine: &Machine, over: &Reclaim) -> Reply {
+    let Reclaimed { bytes, balloon } = machine.end_reclaim(over);
+    Reply { reclaimed_bytes: Some(bytes), balloon_bytes: Some(balloon), ..Reply::done() }
+}
+
+/// Does what a client asks; no answer yet if that is begun in `reclaim`.
+fn carry_out(
+    machine: &mut Machine,
+    request: &Request,
+    exit: &ExitSignal,
+    reclaim: &mut Option<Reclaim>,
+) -> Option<Reply> {
+    Some(match request {
+        Request::Reclaim { leave_mb, within_ms } => {
+            match machine.reclaim(*leave_mb, Duration::from_millis((*within_ms).into())) {
+                Ok(begun) => {
+                    *reclaim = Some(begun);
+                    return None;
+                }
+                Err(error) => Reply::failed(&error),
+            }
+        }
+        Request::Start { .. } => Reply { error: Some(TOLD_ALREADY.to_owned()), ..Reply::default() },
         Request::Pause => match machine.pause() {
             Ok(took) => Reply { state: Some(machine.state()), pause_us: Some(took), ..Reply::done() },
             Err(error) => Reply::failed(&error),
@@ -221,10 +284,15 @@ fn carry_out(machine: &mut Machine, request: &Request, exit: &ExitSignal) -> Rep
             Ok(()) => Reply::done(),
             Err(error) => Reply::failed(&error),
         },
+        Request::Deflate => {
+            machine.deflate();
+            Reply::done()
+        }
         Request::Status => Reply {
             state: Some(machine.state()),
             memory_bytes: Some(machine.memory_bytes()),
             vcpus: Some(machine.vcpus()),
+            balloon_bytes: Some(machine.balloon_bytes()),
             net: machine.traffic(),
             ..Reply::done()
         },
@@ -232,5 +300,5 @@ fn carry_out(machine: &mut Machine, request: &Request, exit: &ExitSignal) -> Rep
             exit.raise(ExitReason::Quit);
             Reply::done()
         }
-    }
+    })
 }

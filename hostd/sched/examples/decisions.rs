@@ -79,7 +79,7 @@ fn measure(name: &str, functions: u32, sample: u32) {
         let deadline = calls.now.after(Duration::from_secs(60));
         calls.tell(
             &mut scheduler,
-            Event::Arrived { call: CallId(calls.made), function: f, deadline },
+            Event::Arrived { call: CallId(calls.made), function: f, deadline, fresh: false },
             &mut out,
         );
         if calls.busy.len() >= BUSY {

@@ -163,6 +163,25 @@ impl Default for TenantSpec {
     }
 }
 
+/// How much of a function there may be at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Calls at once.
+    pub concurrency: u32,
+    /// Of the tenant's concurrency, so much is kept for this function.
+    pub reserved: u32,
+    /// Sandboxes that are always there.
+    pub provisioned: u32,
+    /// Calls that wait at once.
+    pub max_queue: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { concurrency: u32::MAX, reserved: 0, provisioned: 0, max_queue: u32::MAX }
+    }
+}
+
 /// A function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionSpec {
@@ -175,14 +194,9 @@ pub struct FunctionSpec {
     pub snapshot: Option<u64>,
     /// What its snapshot is layered over.
     pub base: Option<ImageId>,
-    /// Calls at once.
-    pub concurrency: u32,
-    /// Of the tenant's concurrency, so much is kept for this function.
-    pub reserved: u32,
-    /// Sandboxes that are always there.
-    pub provisioned: u32,
-    /// Calls that wait at once.
-    pub max_queue: u32,
+    /// How many at once.
+    #[serde(flatten)]
+    pub limits: Limits,
     /// What its start takes, milliseconds: what is lost with an idle sandbox (`greedy-dual`).
     pub start_ms: u32,
 }
@@ -190,16 +204,6 @@ pub struct FunctionSpec {
 impl FunctionSpec {
     /// A function of a tenant that needs so much memory, without limits.
     pub fn new(tenant: TenantId, private: u64) -> Self {
-        Self {
-            tenant,
-            private,
-            snapshot: None,
-            base: None,
-            concurrency: u32::MAX,
-            reserved: 0,
-            provisioned: 0,
-            max_queue: u32::MAX,
-            start_ms: 500,
-        }
+        Self { tenant, private, snapshot: None, base: None, limits: Limits::default(), start_ms: 500 }
     }
 }

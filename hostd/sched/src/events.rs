@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::FunctionSpec;
+use crate::config::{FunctionSpec, Limits};
 use crate::ids::{CallId, FunctionId, NodeId, SandboxId, TenantId, Time};
 use crate::states::{State, TransitionError};
 
@@ -19,6 +19,9 @@ pub enum Event {
         function: FunctionId,
         /// When waiting is of no use any more.
         deadline: Time,
+        /// It is to be the first call of a sandbox started for it, and is refused ([`Refusal::NoRoom`]) if none can
+        /// be started now: for those who measure.
+        fresh: bool,
     },
     /// Whoever made the call does not wait any more. If it was not answered yet, it is not any more.
     Cancelled {
@@ -61,6 +64,13 @@ pub enum Event {
     },
     /// Time went by: due at [`crate::Scheduler::next_timer`]. Any other event does this work too.
     Timer,
+    /// A snapshot of the function is being made, which the calls that come meanwhile had better wait for: until
+    /// [`Event::Snapshot`] says how that went, sandboxes that are there serve, and none is started but for fresh
+    /// calls.
+    Building {
+        /// Which function.
+        function: FunctionId,
+    },
     /// A function has a snapshot from now on (`Some` bytes of it in the page cache while sandboxes of it are
     /// alive), or none any more.
     Snapshot {
@@ -68,6 +78,13 @@ pub enum Event {
         function: FunctionId,
         /// Bytes that all sandboxes of it on a node share.
         shared: Option<u64>,
+    },
+    /// A function's limits are others from now on. Its sandboxes stay.
+    Limited {
+        /// Which.
+        function: FunctionId,
+        /// What they are.
+        limits: Limits,
     },
     /// A function is another from now on: its sandboxes end, its waiting calls get new ones.
     Changed {
@@ -133,6 +150,8 @@ pub enum Refusal {
     TenantQueueFull,
     /// As many calls wait as may.
     QueueFull,
+    /// Its turn would come after its deadline, by what the function's calls take of late: better told at once.
+    Hopeless,
     /// Its deadline passed while it waited.
     Expired,
     /// The function needs more than any node, or its tenant, can ever have.
@@ -141,6 +160,8 @@ pub enum Refusal {
     Forbidden,
     /// The function does not come up.
     StartFailed,
+    /// A fresh call, and no sandbox can be started now.
+    NoRoom,
     /// There is no such function (any more).
     Gone,
 }
@@ -160,6 +181,8 @@ pub enum Decision {
         how: How,
         /// For what.
         why: Why,
+        /// The call it is bound to: a fresh one, or any if calls are bound early.
+        call: Option<CallId>,
         /// Whether `sandbox` is a blank that is there already.
         in_blank: bool,
     },

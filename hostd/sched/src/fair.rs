@@ -43,7 +43,7 @@ struct Share {
 
 /// Why a function may not have another sandbox in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub enum Limit {
     /// It has as many as it may.
     Function,
     /// Its tenant has as much as it may.
@@ -90,14 +90,20 @@ impl Fair {
         &self.tenants[tenant as usize].spec
     }
 
-    pub(crate) fn add_function(&mut self, tenant: u32, concurrency: u32, reserved: u32, bytes: u64) {
+    /// Function `f`: a new number, or that of one that was removed and of which nothing is left.
+    pub(crate) fn add_function(&mut self, f: u32, tenant: u32, concurrency: u32, reserved: u32, bytes: u64) {
         let owner = &mut self.tenants[tenant as usize];
         if owner.functions == 0 {
             self.weight += u64::from(owner.spec.weight);
         }
         owner.functions += 1;
         owner.reserved = owner.reserved.saturating_add(reserved);
-        self.shares.push(Share { tenant, concurrency, reserved, bytes, ..Share::default() });
+        let share = Share { tenant, concurrency, reserved, bytes, ..Share::default() };
+        if let Some(old) = self.shares.get_mut(f as usize) {
+            *old = share;
+            return;
+        }
+        self.shares.push(share);
         self.function_positions.push(NOWHERE);
         self.waits.push(false);
     }
@@ -322,7 +328,7 @@ mod tests {
         let mut fair = Fair::default();
         for (tenant, weight) in (0..).zip(weights) {
             fair.add_tenant(TenantSpec { weight: *weight, ..TenantSpec::default() });
-            fair.add_function(tenant, 9, 0, 10);
+            fair.add_function(tenant, tenant, 9, 0, 10);
         }
         fair
     }
@@ -353,8 +359,8 @@ mod tests {
     fn what_is_reserved_for_one_is_not_for_others() {
         let mut fair = Fair::default();
         fair.add_tenant(TenantSpec { max_concurrency: 3, ..TenantSpec::default() });
-        fair.add_function(0, 9, 2, 10);
-        fair.add_function(0, 9, 0, 10);
+        fair.add_function(0, 0, 9, 2, 10);
+        fair.add_function(1, 0, 9, 0, 10);
         fair.charge(1, 10);
         assert_eq!(fair.limit(1), Some(Limit::Tenant));
         assert_eq!(fair.limit(0), None);

@@ -29,7 +29,8 @@ dense! {
     TenantId
 }
 dense! {
-    /// A function; numbered from 0 in the order they were registered. Never used again.
+    /// A function; numbered from 0 in the order they were registered. The number of one that was removed, and whose
+    /// last sandbox is gone, is another's some day.
     FunctionId
 }
 dense! {

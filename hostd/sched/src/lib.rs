@@ -24,8 +24,9 @@ pub mod states;
 mod table;
 pub mod view;
 
-pub use config::{Binding, Config, FunctionSpec, HistogramConfig, NodeSpec, TenantSpec};
+pub use config::{Binding, Config, FunctionSpec, HistogramConfig, Limits, NodeSpec, TenantSpec};
 pub use events::{Decision, Event, EventError, How, Refusal, Retirement, Why};
+pub use fair::Limit;
 pub use ids::{CallId, FunctionId, ImageId, NodeId, SandboxId, TenantId, Time};
 pub use scheduler::Scheduler;
 pub use states::State;

@@ -1,6 +1,6 @@
 //! What can be seen from outside.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{FunctionId, NodeId, Time};
 use crate::states::State;
@@ -64,7 +64,7 @@ pub struct FunctionView {
 }
 
 /// What was decided so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Calls that came.
     pub arrived: u64,

@@ -10,9 +10,12 @@ use mote_particle::dns;
 use mote_particle::nft::Egress;
 use mote_particle::plan::RESERVED;
 use mote_particle::{Ebpf, Node, Plan, Shape, Tenant, overlay};
+use mote_sched::TenantSpec;
+use mote_sched::config::MIB;
 use serde::Deserialize;
 
 use super::lines::{At, line_of};
+use crate::pool::TenantShape;
 
 /// Most tenants of a machine: each has a namespace and as many descriptors as endpoints.
 const MAX_TENANTS: usize = 256;
@@ -76,6 +79,12 @@ pub struct TenantConfig {
     pub egress: Egress,
     /// Sandboxes it may have at once on this machine; as many as there are endpoints if not given.
     pub max_sandboxes: Option<u16>,
+    /// Its share of the memory when that is short, in relation to the others'; 1 if not given.
+    weight: Option<u32>,
+    /// Memory of its sandboxes that have a call, MiB; no limit if not given.
+    max_memory_mb: Option<u64>,
+    /// Its calls that wait at once; no limit of its own if not given.
+    max_queue: Option<u32>,
 }
 
 /// Packets and bytes a second, each way, of one sandbox.
@@ -118,6 +127,25 @@ struct Mistake {
 }
 
 impl Network {
+    /// Tenants' shares and limits. Of a section that something is wrong with, what can be made of it.
+    pub fn shares(&self) -> Vec<TenantShape> {
+        let share = |tenant: &TenantConfig| {
+            let quota = tenant.max_sandboxes.unwrap_or(u16::MAX);
+            let any = TenantSpec::default();
+            TenantShape {
+                name: tenant.name.clone(),
+                spec: TenantSpec {
+                    weight: tenant.weight.unwrap_or(any.weight),
+                    max_concurrency: quota.min(self.endpoints).into(),
+                    max_memory: tenant.max_memory_mb.map_or(any.max_memory, |mib| mib.saturating_mul(MIB)),
+                    max_queue: tenant.max_queue.unwrap_or(any.max_queue),
+                },
+                places: self.endpoints <= quota,
+            }
+        };
+        self.tenants.iter().map(share).collect()
+    }
+
     /// What the section means.
     ///
     /// # Errors

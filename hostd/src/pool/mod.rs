@@ -1,27 +1,53 @@
-//! The sandboxes that are alive: leases on memory, idle sandboxes and their end, calls that wait their turn.
+//! The sandboxes that are alive, and who is served by them: what the scheduler decides, done.
+//!
+//! ```text
+//! calls, ends, deaths, timers ──> Ledger ──> mote_sched::Scheduler ──> decisions
+//!    Start ──> an order, for whoever brings sandboxes up     Hand, Refuse ──> the call that waits
+//!    Evict, Retire ──> the task that keeps the idle sandbox lets it end; its lease reports when it is gone
+//! ```
+//!
+//! One lock. Nothing that reports its own end (a lease, a duty) is ever dropped while it is held.
 
-mod book;
+mod blanks;
+mod duties;
+mod entry;
+mod lease;
+mod ledger;
+mod parked;
+mod refusal;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mote_api::{RestoreMode, ServedBy};
+use mote_sched::{CallId, Event, SandboxId, TenantSpec};
 use mote_store::SnapshotRecord;
-use serde::Serialize;
-use tokio::sync::{Notify, oneshot};
-
-use book::{Book, Decision};
-pub use book::{Key, Want};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::bases::Base;
-use crate::network::Place;
+use crate::bring_up::StartFailure;
+use crate::record::Recorded;
 use crate::sandbox::Sandbox;
 
+pub use duties::{Build, Recording, Reservation};
+pub use lease::{Lease, SandboxInfo};
+pub use ledger::{Bounds, FunctionShape, Order, Standing, Task, Usage};
+
+use ledger::{Ledger, Verdict};
+pub use parked::{Kept, Parked};
+pub use refusal::{Bound, Refusal, TenantBound};
+
+/// Identifies what a sandbox was made of: function, code and configuration. A changed function is another key.
+pub type Key = Arc<str>;
+
 /// What a monitor process needs beside the guest's memory, MiB.
-const MONITOR_OVERHEAD_MB: u64 = 8;
+pub const MONITOR_OVERHEAD_MB: u64 = 8;
+
+/// How long an attempt to start a sandbox for one call alone waits for room before it is made again.
+const FRESH_STEP: Duration = Duration::from_millis(100);
 
 /// A snapshot that can be restored.
 #[derive(Debug)]
@@ -34,409 +60,366 @@ pub struct Snapshot {
     pub record: SnapshotRecord,
 }
 
-/// Books `memory_mb` of the machine, and a place in the tenant's network, until dropped.
+/// How a caller wants to be served. `Auto` is the rule; the others are for operators who measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Warm, else restore, else cold.
+    Auto,
+    /// Never a warm sandbox.
+    Restore,
+    /// A cold boot.
+    Cold,
+}
+
+/// What a call asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// In which way it wants to be served.
+    pub want: Want,
+    /// How memory comes back, if a sandbox is restored for it.
+    pub mode: Option<RestoreMode>,
+    /// The next call on a snapshot that is made for it is recorded, whatever the configuration says.
+    pub record_next: bool,
+    /// It is the call that recording is reserved for.
+    pub reserved: bool,
+    /// When waiting for its turn is of no use any more.
+    pub deadline: Instant,
+}
+
+/// Where a sandbox came from.
 #[derive(Debug)]
-pub struct Lease {
-    pool: Arc<Pool>,
-    memory_mb: u64,
-    number: u64,
-    place: Option<Place>,
+pub enum Origin {
+    /// It was started.
+    Cold,
+    /// It was restored from this snapshot, perhaps to record its first call.
+    Restored(Arc<Snapshot>, Option<Recorded>),
 }
 
-/// One sandbox as operators see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct SandboxInfo {
-    /// Its name, once it runs: the end of its host name.
-    pub id: Option<String>,
-    /// Function and a digest of its code and configuration.
-    pub function: String,
-    /// `starting`, `busy` or `idle`.
-    pub state: &'static str,
-    /// Memory booked for it, MiB.
-    pub memory_mb: u64,
-    /// Seconds since it was asked for.
-    pub age_s: u64,
-    /// Process id of its monitor, once it runs.
-    pub pid: Option<u32>,
-    /// Whose it is, if it is in a network.
-    pub tenant: Option<String>,
-    /// Its address there.
-    pub v4: Option<Ipv4Addr>,
-    /// The same, IPv6.
-    pub v6: Option<Ipv6Addr>,
-    #[serde(skip)]
-    since: Instant,
-}
-
-impl Lease {
-    fn note(&self, change: impl FnOnce(&mut SandboxInfo)) {
-        if let Some(info) = self.pool.leases().get_mut(&self.number) {
-            change(info);
-        }
-    }
-
-    /// Keeps a place in the network with it.
-    pub fn occupy(&mut self, place: Place) {
-        let addresses = place.addresses();
-        self.note(|info| {
-            info.tenant = Some(place.tenant().to_owned());
-            info.v4 = Some(addresses.v4);
-            info.v6 = Some(addresses.v6);
-        });
-        self.place = Some(place);
-    }
-
-    /// The sandbox is up: it is found by its function's name.
-    pub fn announce(&mut self, function: &str) {
-        if let Some(place) = &mut self.place {
-            place.announce(function);
-        }
-    }
-
-    /// The place in the network.
-    pub fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
-    }
-
-    /// The sandbox serves a call.
-    pub fn busy(&self, id: &str, pid: Option<u32>) {
-        self.note(|info| {
-            info.id = Some(id.to_owned());
-            info.state = "busy";
-            info.pid = pid;
-        });
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.pool.leases().remove(&self.number);
-        self.pool.book().released(self.memory_mb);
-        self.pool.changed.notify_waiters();
-    }
-}
-
-/// The duty to make a function's snapshot; given up when dropped.
+/// How a sandbox came to be: of interest to its first call.
 #[derive(Debug)]
-pub struct Build {
-    pool: Arc<Pool>,
-    key: Key,
-    open: bool,
+pub struct Birth {
+    /// Where it came from.
+    pub origin: Origin,
+    /// How long each step took.
+    pub laps: Vec<(&'static str, Duration)>,
+    /// The end of what it printed meanwhile.
+    pub tail: Vec<u8>,
 }
 
-impl Build {
-    /// The snapshot is there. False when the function is gone meanwhile.
-    /// `record`: a call on it is still to be recorded.
-    pub fn done(mut self, snapshot: Snapshot, record: bool) -> bool {
-        self.open = false;
-        let wanted = self.pool.book().built(&self.key, Arc::new(snapshot), record);
-        self.pool.changed.notify_waiters();
-        wanted
-    }
-
-    /// The snapshot is there, and who made it records a call on it. `None` when the function is gone meanwhile.
-    pub fn done_to_record(mut self, snapshot: Snapshot) -> Option<Recording> {
-        self.open = false;
-        // In one step: no call must come between.
-        let claimed = {
-            let mut book = self.pool.book();
-            book.built(&self.key, Arc::new(snapshot), true) && book.claim_recording(&self.key)
-        };
-        self.pool.changed.notify_waiters();
-        claimed.then(|| Recording { pool: Arc::clone(&self.pool), key: Arc::clone(&self.key), open: true })
-    }
-
-    /// The function cannot be initialised; calls that wait for its snapshot fail likewise.
-    pub fn failed(mut self, reason: Arc<str>) {
-        self.open = false;
-        self.pool.book().build_failed(&self.key, Instant::now(), Some(reason));
-        self.pool.changed.notify_waiters();
-    }
-}
-
-impl Drop for Build {
-    fn drop(&mut self) {
-        if self.open {
-            self.pool.book().build_failed(&self.key, Instant::now(), None);
-            self.pool.changed.notify_waiters();
+impl Birth {
+    /// As a caller who waited for it is told.
+    pub fn by(&self) -> ServedBy {
+        match self.origin {
+            Origin::Cold => ServedBy::Cold,
+            Origin::Restored(..) => ServedBy::Restore,
         }
     }
 }
 
-/// The duty to record a call; given up when dropped.
+/// A sandbox for a call.
 #[derive(Debug)]
-pub struct Recording {
-    pool: Arc<Pool>,
-    key: Key,
-    open: bool,
+pub struct Granted {
+    /// The sandbox.
+    pub sandbox: Box<Sandbox>,
+    /// How it came to be, if no other call was served by it before.
+    pub birth: Option<Birth>,
+    /// Whether the call waited for that.
+    pub waited: bool,
 }
 
-impl Recording {
-    /// The recorded snapshot is there. False when the function is gone meanwhile.
-    pub fn done(mut self, snapshot: Snapshot) -> bool {
-        self.open = false;
-        self.pool.book().built(&self.key, Arc::new(snapshot), false)
-    }
-}
-
-impl Drop for Recording {
-    fn drop(&mut self) {
-        if self.open {
-            self.pool.book().recording_failed(&self.key);
-        }
-    }
-}
-
-/// How a call is to be served.
-#[derive(Debug)]
-pub enum Grant {
-    /// By this sandbox.
-    Warm(Box<Sandbox>),
-    /// By restoring this snapshot, perhaps with the duty to record the call.
-    Restore(Lease, Arc<Snapshot>, Option<Recording>),
-    /// By a cold boot, perhaps with the duty to make the snapshot.
-    Cold(Lease, Option<Build>),
-}
-
-/// Why a call cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// Nothing became free in time.
-    #[error("All memory for functions is in use and none became free within {0} s; try again later")]
-    Busy(u64),
-    /// The function needs more than the machine can ever give.
-    #[error(
-        "The function needs {needed_mb} MiB, this machine can give {capacity_mb} MiB; lower its MemorySize"
-    )]
-    TooBig {
-        /// Memory of the function and its monitor.
-        needed_mb: u64,
-        /// What there is.
-        capacity_mb: u64,
-    },
-    /// The snapshot this call waited for failed; the text is the error object of the initialisation.
-    #[error("Initialisation failed")]
-    Failed(Arc<str>),
-    /// Changed or deleted meanwhile: look the function up again.
-    #[error("The function was changed meanwhile")]
-    Gone,
-}
-
-/// An idle sandbox lives in a task of its own, which watches it; this takes it out of there.
-#[derive(Debug)]
-struct Idle {
-    /// Whose it is, if it is in a network.
-    tenant: Option<String>,
-    reclaim: oneshot::Sender<oneshot::Sender<Sandbox>>,
-}
-
-impl Idle {
-    /// `None` when it died or was put away meanwhile.
-    async fn take(self) -> Option<Sandbox> {
-        let (give, taken) = oneshot::channel();
-        self.reclaim.send(give).ok()?;
-        taken.await.ok()
-    }
+/// A tenant and its limits.
+#[derive(Debug, Clone)]
+pub struct TenantShape {
+    /// Its name.
+    pub name: String,
+    /// Its share and limits.
+    pub spec: TenantSpec,
+    /// Whether its most calls at once are the places in its network.
+    pub places: bool,
 }
 
 /// All sandboxes of this machine.
 #[derive(Debug)]
 pub struct Pool {
-    book: Mutex<Book<Idle, Arc<Snapshot>>>,
-    leases: Mutex<BTreeMap<u64, SandboxInfo>>,
-    leased: AtomicU64,
-    changed: Notify,
-    idle_timeout: Duration,
+    ledger: Mutex<Ledger>,
+    /// The next timer is due earlier than it was.
+    due: Notify,
+    /// Something was released.
+    released: Notify,
+    /// After so long without a call, a sandbox gives back memory it does not use.
+    reclaim_after: Duration,
+    runtime: tokio::runtime::Handle,
+}
+
+/// What a pool is made of.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Policies and bounds.
+    pub scheduling: mote_sched::Config,
+    /// MiB for microVMs.
+    pub capacity_mb: u64,
+    /// MicroVMs alive at once.
+    pub max_sandboxes: usize,
+    /// Monitors kept ready.
+    pub blanks: u32,
+    /// After so long without a call, a sandbox gives back memory it does not use.
+    pub reclaim_after: Duration,
+    /// Tenants; others have no limits.
+    pub tenants: Vec<TenantShape>,
 }
 
 impl Pool {
-    /// A pool that gives at most `capacity_mb` MiB to at most `max_sandboxes` microVMs.
-    pub fn new(capacity_mb: u64, max_sandboxes: usize, idle_timeout: Duration) -> Arc<Self> {
-        let book = Mutex::new(Book::new(capacity_mb, max_sandboxes));
-        Arc::new(Self {
-            book,
-            leases: Mutex::default(),
-            leased: AtomicU64::new(0),
-            changed: Notify::new(),
-            idle_timeout,
-        })
+    /// A pool, and the orders for sandboxes to be brought up. To be called in the runtime its tasks are to run in.
+    pub fn new(shape: Shape) -> (Arc<Self>, mpsc::UnboundedReceiver<Order>) {
+        // As many as there are sandboxes.
+        let (orders, orderly) = mpsc::unbounded_channel();
+        let reclaim_after = shape.reclaim_after;
+        let pool = Arc::new(Self {
+            ledger: Mutex::new(Ledger::new(shape, orders)),
+            due: Notify::new(),
+            released: Notify::new(),
+            reclaim_after,
+            runtime: tokio::runtime::Handle::current(),
+        });
+        tokio::spawn(keep_time(Arc::clone(&pool)));
+        (pool, orderly)
     }
 
-    fn leases(&self) -> MutexGuard<'_, BTreeMap<u64, SandboxInfo>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lease(self: &Arc<Self>, key: &Key, memory_mb: u64) -> Lease {
-        let number = self.leased.fetch_add(1, Ordering::Relaxed);
-        let info = SandboxInfo {
-            id: None,
-            function: key.to_string(),
-            state: "starting",
-            memory_mb,
-            age_s: 0,
-            pid: None,
-            tenant: None,
-            v4: None,
-            v6: None,
-            since: Instant::now(),
+    /// Changes the books and does what is decided. What has to be dropped is dropped when the lock is free again.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Ledger) -> T) -> T {
+        let (result, leftovers, earlier) = {
+            let mut ledger = self.ledger();
+            let result = change(&mut ledger);
+            let leftovers = ledger.settle(self);
+            (result, leftovers, ledger.is_due_earlier())
         };
-        self.leases().insert(number, info);
-        Lease { pool: Arc::clone(self), memory_mb, number, place: None }
-    }
-
-    /// Every sandbox, oldest first.
-    pub fn sandboxes(&self) -> Vec<SandboxInfo> {
-        let mut all: Vec<SandboxInfo> = self.leases().values().cloned().collect();
-        for info in &mut all {
-            info.age_s = info.since.elapsed().as_secs();
+        drop(leftovers);
+        if earlier {
+            self.due.notify_one();
         }
-        all
+        self.released.notify_waiters();
+        result
     }
 
-    fn book(&self) -> MutexGuard<'_, Book<Idle, Arc<Snapshot>>> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes a function callable. `recording`: a call on its snapshot is still to be recorded.
+    pub fn register(
+        self: &Arc<Self>,
+        key: &Key,
+        shape: FunctionShape,
+        snapshot: Option<Snapshot>,
+        recording: bool,
+    ) {
+        self.change(|ledger| ledger.register(key, shape, snapshot.map(Arc::new), recording));
     }
 
-    /// Makes a function callable.
-    /// `record`: a call on its snapshot is still to be recorded.
-    pub fn register(&self, key: &Key, snapshot: Option<Snapshot>, record: bool) {
-        self.book().register(key, snapshot.map(Arc::new), record);
+    /// A function's limits are others from now on.
+    pub fn limit(self: &Arc<Self>, key: &Key, limits: mote_sched::Limits) {
+        self.change(|ledger| ledger.limit(key, limits));
+    }
+
+    /// What the machine and a tenant can hold.
+    pub fn bounds(&self, tenant: &str) -> Bounds {
+        self.ledger().bounds(tenant)
+    }
+
+    /// How far the sandboxes of a function are that are always to be there.
+    pub fn provisioned(&self, key: &Key) -> Standing {
+        self.ledger().provisioned(key)
     }
 
     /// The snapshot of a function, if it can be restored.
     pub fn snapshot(&self, key: &Key) -> Option<Arc<Snapshot>> {
-        self.book().snapshot(key)
+        self.ledger().entry(key)?.snapshot().cloned()
     }
 
     /// Forgets a function and puts its idle sandboxes away. Busy ones end with their call.
-    pub async fn forget(&self, key: &Key) {
-        let idle = self.book().forget(key);
-        self.changed.notify_waiters();
+    pub async fn forget(self: &Arc<Self>, key: &Key) {
+        let (idle, forgotten) = self.change(|ledger| ledger.forget(key));
+        drop(forgotten);
         put_away(idle).await;
     }
 
     /// Puts all idle sandboxes away; how many there were.
-    pub async fn evict_all(&self) -> usize {
-        let idle = self.book().unpark_all(None);
+    pub async fn evict_all(self: &Arc<Self>) -> usize {
+        let idle = self.ledger().take_idle(|_| true);
         put_away(idle).await
     }
 
+    /// Starts no further sandbox, and puts all that are idle away; how many there were.
+    pub async fn close(self: &Arc<Self>) -> usize {
+        let blanks = {
+            let mut ledger = self.ledger();
+            ledger.close();
+            ledger.take_blanks()
+        };
+        put_away(blanks).await;
+        self.evict_all().await
+    }
+
     /// Puts the longest idle sandbox of a tenant away; false if there is none.
-    pub async fn make_room(&self, tenant: &str) -> bool {
-        let idle = self.book().least_recently_used(|idle| idle.tenant.as_deref() == Some(tenant));
+    pub async fn make_room(self: &Arc<Self>, tenant: &str) -> bool {
+        let idle = self.ledger().take_longest_idle(tenant);
         put_away(idle.into_iter().collect()).await > 0
     }
 
-    /// The snapshot in folder `dir` (any, if `None`) turned out to be of no use: the next call makes another.
-    pub fn forget_snapshot(&self, key: &Key, dir: Option<&Path>) {
-        self.book().forget_snapshot(key, |snapshot| dir.is_none_or(|dir| snapshot.dir == dir));
-        self.changed.notify_waiters();
+    /// The snapshot in folder `dir` (any, if `None`) turned out to be of no use: the next start makes another.
+    pub fn forget_snapshot(self: &Arc<Self>, key: &Key, dir: Option<&Path>) {
+        self.change(|ledger| {
+            ledger.forget_snapshot(key, |snapshot| dir.is_none_or(|dir| snapshot.dir == dir));
+        });
     }
 
-    /// (sandboxes alive, of them idle, memory given in MiB, memory that can be given in MiB)
-    pub fn usage(&self) -> (usize, usize, u64, u64) {
-        self.book().usage()
+    /// What there is, for operators.
+    pub fn usage(&self) -> Usage {
+        self.ledger().usage()
     }
 
-    /// Waits for the right to be served.
+    /// Every sandbox, oldest first; blanks are none yet.
+    pub fn sandboxes(&self) -> Vec<SandboxInfo> {
+        self.ledger().sandboxes()
+    }
+
+    /// Waits for a sandbox, as long as `caller` does not end.
     ///
     /// # Errors
-    /// When that cannot be, or not within `patience`.
+    /// When there is none to be had, or not in time.
     pub async fn acquire(
         self: &Arc<Self>,
         key: &Key,
-        guest_mb: u32,
-        want: Want,
-        patience: Duration,
-    ) -> Result<Grant, Refusal> {
-        let arrived = Instant::now();
-        let deadline = arrived + patience;
-        let memory_mb = u64::from(guest_mb) + MONITOR_OVERHEAD_MB;
+        ask: Ask,
+        caller: &mut oneshot::Receiver<()>,
+    ) -> Result<Granted, Refusal> {
+        let began = Instant::now();
         loop {
-            // Listening before looking: a change between the two is not missed.
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            let decision = self.book().decide(key, memory_mb, want, arrived);
-            let lease = || self.lease(key, memory_mb);
-            match decision {
-                Decision::Warm(idle) => {
-                    if let Some(sandbox) = idle.take().await {
-                        return Ok(Grant::Warm(Box::new(sandbox)));
+            let mut released = std::pin::pin!(self.released.notified());
+            released.as_mut().enable();
+            let (call, verdict) = self.change(|ledger| ledger.arrive(key, ask)).ok_or(Refusal::Gone)?;
+            let waiting = Waiting { pool: self, key, call };
+            let verdict = tokio::select! {
+                biased;
+                verdict = verdict => verdict,
+                _ = &mut *caller => return Err(Refusal::HungUp),
+            };
+            waiting.over();
+            match verdict {
+                Ok(Verdict::Hand { parked, birth, waited }) => {
+                    // None: it died at the very same moment.
+                    if let Some(Kept::Sandbox(sandbox)) = parked.take().await {
+                        return Ok(Granted { sandbox, birth, waited });
                     }
                 }
-                Decision::Evict(idle) => {
-                    put_away(vec![idle]).await;
-                }
-                Decision::Restore { snapshot, record } => {
-                    let recording = record.then(|| Recording {
-                        pool: Arc::clone(self),
-                        key: Arc::clone(key),
-                        open: true,
-                    });
-                    return Ok(Grant::Restore(lease(), snapshot, recording));
-                }
-                Decision::Cold { build } => {
-                    let lease = lease();
-                    let build =
-                        build.then(|| Build { pool: Arc::clone(self), key: Arc::clone(key), open: true });
-                    return Ok(Grant::Cold(lease, build));
-                }
-                Decision::Wait => {
-                    if tokio::time::timeout_at(deadline.into(), changed).await.is_err() {
-                        return Err(Refusal::Busy(patience.as_secs()));
+                Ok(Verdict::NoRoom) => {
+                    if Instant::now() >= ask.deadline {
+                        let waited_s = began.elapsed().as_secs();
+                        return Err(Refusal::Expired {
+                            bound: Bound::Memory,
+                            waited_s,
+                            retry_after: FRESH_STEP,
+                        });
                     }
+                    let _ = tokio::time::timeout(FRESH_STEP, released).await;
                 }
-                Decision::TooBig { capacity_mb } => {
-                    return Err(Refusal::TooBig { needed_mb: memory_mb, capacity_mb });
-                }
-                Decision::Failed(reason) => return Err(Refusal::Failed(reason)),
-                Decision::Gone => return Err(Refusal::Gone),
+                Ok(Verdict::Refuse(refusal)) => return Err(refusal),
+                Err(_) => return Err(Refusal::Gone),
             }
         }
     }
 
-    /// Keeps a sandbox for the next call: until one takes it, it dies, or its time is up.
-    pub fn park(self: &Arc<Self>, key: &Key, mut sandbox: Sandbox) {
-        sandbox.lease().note(|info| info.state = "idle");
-        let (reclaim, mut reclaimed) = oneshot::channel();
-        let tenant = sandbox.lease().place().map(|place| place.tenant().to_owned());
-        let parked = self.book().park(key, Instant::now(), Idle { tenant, reclaim });
-        self.changed.notify_waiters();
-        let (pool, key) = (Arc::clone(self), Arc::clone(key));
-        tokio::spawn(async move {
-            let Some(id) = parked else { return sandbox.destroy().await };
-            let alive = tokio::select! {
-                biased;
-                claim = &mut reclaimed => return hand_over(claim, sandbox).await,
-                () = sandbox.idle() => false,
-                () = tokio::time::sleep(pool.idle_timeout) => true,
-            };
-            let ours = pool.book().unpark(&key, id).is_some();
-            if alive && !ours {
-                // A call took it at the very same moment.
-                hand_over(reclaimed.await, sandbox).await;
-            } else {
-                sandbox.destroy().await;
+    /// A sandbox came up: it waits for a call from now on.
+    pub fn up(self: &Arc<Self>, sandbox: Sandbox, birth: Birth) {
+        let id = sandbox.lease().id();
+        sandbox.lease().name(sandbox.id(), sandbox.pid());
+        let parked = parked::keep(self, Kept::Sandbox(Box::new(sandbox)));
+        self.change(|ledger| ledger.up(id, parked, birth));
+    }
+
+    /// A sandbox has answered its call and can serve another.
+    pub fn park(self: &Arc<Self>, sandbox: Sandbox) {
+        let id = sandbox.lease().id();
+        let parked = parked::keep(self, Kept::Sandbox(Box::new(sandbox)));
+        self.change(|ledger| ledger.ended(id, parked));
+    }
+
+    /// What a start does after all: its snapshot was of no use. `None` when the function is gone.
+    pub fn claim(self: &Arc<Self>, key: &Key, want: Want) -> Option<Task> {
+        self.change(|ledger| ledger.claim(self, key, want, false))
+    }
+
+    /// The function's next start does without a base.
+    pub fn unlayer(&self, key: &Key) {
+        if let Some(entry) = self.ledger().entry_mut(key) {
+            entry.unlayered = true;
+        }
+    }
+
+    /// Whether this start is to do without a base, because one with it failed.
+    pub fn starts_unlayered(&self, key: &Key) -> bool {
+        self.ledger().entry_mut(key).is_some_and(|entry| std::mem::take(&mut entry.unlayered))
+    }
+
+    /// Whether the next call on a snapshot that is made now is to be recorded at any rate.
+    pub fn records_next(&self, key: &Key) -> bool {
+        self.ledger().entry(key).is_some_and(|entry| entry.record_next)
+    }
+
+    /// A sandbox was lost on its way back from its snapshot. True if that is not by chance.
+    pub fn lost(&self, key: &Key) -> bool {
+        self.ledger().entry_mut(key).is_some_and(entry::Entry::lost)
+    }
+
+    fn measured(self: &Arc<Self>, sandbox: SandboxId, private: u64) {
+        self.change(|ledger| ledger.tell(Event::Measured { sandbox, private }));
+    }
+}
+
+/// A call that waits: taken back if nobody waits for it any more.
+struct Waiting<'a> {
+    pool: &'a Arc<Pool>,
+    key: &'a Key,
+    call: CallId,
+}
+
+impl Waiting<'_> {
+    /// It was answered.
+    fn over(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.pool.change(|ledger| ledger.cancel(self.key, self.call));
+    }
+}
+
+/// Tells the scheduler when something is due.
+async fn keep_time(pool: Arc<Pool>) {
+    loop {
+        let mut earlier = std::pin::pin!(pool.due.notified());
+        earlier.as_mut().enable();
+        let due = pool.ledger().arm();
+        let sleep = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
             }
-        });
+        };
+        tokio::select! {
+            () = sleep => pool.change(|ledger| ledger.tell(Event::Timer)),
+            () = earlier => {}
+        }
     }
 }
 
-async fn hand_over(claim: Result<oneshot::Sender<Sandbox>, oneshot::error::RecvError>, sandbox: Sandbox) {
-    let unwanted = match claim {
-        Ok(give) => give.send(sandbox).err(),
-        Err(_) => Some(sandbox),
-    };
-    if let Some(sandbox) = unwanted {
-        sandbox.destroy().await;
-    }
-}
-
-async fn put_away(idle: Vec<Idle>) -> usize {
+async fn put_away(idle: Vec<Parked>) -> usize {
     let mut count = 0;
     for one in idle {
-        if let Some(sandbox) = one.take().await {
-            sandbox.destroy().await;
+        if let Some(kept) = one.take().await {
+            kept.destroy().await;
             count += 1;
         }
     }

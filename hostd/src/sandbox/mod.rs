@@ -1,18 +1,21 @@
 //! One sandbox: a microVM in its own monitor process, the session with its agent, and everything they own.
 
+mod blank;
+mod cgroup;
 mod monitor;
 mod paging;
 mod run_dir;
+mod seat;
 mod session;
 mod start;
 
+pub use blank::Blank;
+pub use cgroup::Groups;
 pub use monitor::MonitorError;
 pub use paging::Paging;
+pub use seat::{CODE_DRIVE_MIB, Restoring};
 pub use session::SessionError;
-pub use start::{
-    CODE_DRIVE_MIB, Restoring, Settled, Snapshotting, StartError, StartSpec, base, cold, cold_from_base,
-    restore, resume,
-};
+pub use start::{Settled, Snapshotting, StartError, StartSpec, base, cold, cold_from_base, restore, resume};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +28,9 @@ use crate::pool::Lease;
 use monitor::Monitor;
 use run_dir::RunDir;
 use session::Session;
+
+/// What monitors are processes of: this very program.
+const PROGRAM: &str = "/proc/self/exe";
 
 /// A live microVM whose runtime waits for an event. Dropping it kills the monitor and removes its files; the
 /// memory lease goes last.
@@ -87,7 +93,6 @@ impl Sandbox {
         resume_bound: Duration,
         tail: &mut Tail,
     ) -> Outcome {
-        self.lease.busy(&self.id, self.monitor.pid());
         let begun = Instant::now();
         let mut outcome =
             Outcome { ended: Ended::TimedOut, resume: None, duration: Duration::ZERO, peak_memory_mb: 0 };
@@ -165,6 +170,11 @@ impl Sandbox {
         &self.lease
     }
 
+    /// Its name: the end of its host name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Process id of the monitor, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.monitor.pid()
@@ -175,12 +185,36 @@ impl Sandbox {
         self.monitor.pid().and_then(Paging::of)
     }
 
+    /// Bytes of memory that only this sandbox has, guest and monitor together: what its end would give back. Without a
+    /// control group the kernel has to look at every page for that.
+    pub fn private_memory(&self) -> Option<u64> {
+        self.monitor.anonymous().or_else(|| self.monitor.pid().and_then(paging::private_dirty))
+    }
+
     /// Writes which pages the guest has touched into `dir`, if it was restored to record that.
     ///
     /// # Errors
     /// As the monitor says.
     pub async fn touched(&mut self, dir: &Path) -> Result<(), MonitorError> {
         self.monitor.touched(dir).await
+    }
+
+    /// Has the guest give back what it has free but for `leave_mb` MiB, and says how many bytes the host has back after
+    /// at most `within`. Safe to give up at any time. The guest can take calls as before; it is slower at using memory
+    /// it gave back until [`deflate`](Self::deflate).
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn reclaim(&mut self, leave_mb: u32, within: Duration) -> Result<u64, MonitorError> {
+        self.monitor.reclaim(leave_mb, within).await
+    }
+
+    /// Lets the guest have all its memory again. Returns at once; the guest takes it as it needs it.
+    ///
+    /// # Errors
+    /// As the monitor says.
+    pub async fn deflate(&mut self) -> Result<(), MonitorError> {
+        self.monitor.deflate().await
     }
 
     /// Brings the microVM to rest for a snapshot, with free memory cleared first for at most `scrub_ms`.

@@ -1,6 +1,5 @@
 //! The ways to a sandbox: a cold start, from nothing or from a base (with a snapshot made on the way), and a restore.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +10,10 @@ use mote_protocol::{AGENT_PORT, AgentMessage, FunctionSpec, HOST_PORT, HostMessa
 use tokio::net::UnixListener;
 
 use super::Sandbox;
-use super::monitor::{EXIT_INCOMPATIBLE, Monitor, MonitorError, QUEUE_FD};
+use super::blank::Blank;
+use super::monitor::{EXIT_INCOMPATIBLE, Monitor, MonitorError};
 use super::run_dir::RunDir;
+use super::seat::{Restoring, Seat, boot_arguments, restore_arguments};
 use super::session::{Session, SessionError};
 use crate::logs::{FunctionLog, Tail, Writer};
 use crate::network::Place;
@@ -24,15 +25,6 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a broken sandbox's monitor is waited for, to hear why it ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// Command line of every guest: runtime image as root, agent as init; a panic or reboot ends the monitor.
-const GUEST_CMDLINE: &str = "root=/dev/vda ro init=/mote/agent";
-
-/// A network device that is nowhere. What is restored from its snapshot may be given any smaller MTU.
-const DETACHED: &str = "detached,mtu=65535";
-
-/// Size of the drive with the function's code as guests see it; images are smaller, see `package.max_unpacked_mb`.
-pub const CODE_DRIVE_MIB: u64 = 1024;
 
 /// Everything needed to start one function's sandbox.
 #[derive(Debug, Clone)]
@@ -133,22 +125,25 @@ pub enum Snapshotting<'a> {
     No,
 }
 
-/// Boots a microVM up to its snapshot point: runtime initialised, nothing open, nothing running.
+/// Boots a microVM up to its snapshot point: runtime initialised, nothing open, nothing running. `blank` becomes it,
+/// if it fits; so with all that follow.
 ///
 /// # Errors
 /// When the guest does not come up or the function does not initialise.
 pub async fn cold(
     spec: &StartSpec,
+    blank: Option<Blank>,
     log: Arc<FunctionLog>,
     lease: Lease,
     phases: &mut Phases,
     tail: &mut Tail,
 ) -> Result<Settled, StartError> {
-    let (id, log, dir) = begin(spec, log)?;
+    let mut seat = Seat::take(spec, blank)?;
+    let log = Writer::new(log, Arc::clone(&seat.id));
     let place = lease.place();
-    let (monitor, session) = boot(spec, spec.code.clone(), place, &dir, phases).await?;
-    initialise(spec, session, identity(&id, place), &log, phases, tail).await?;
-    Ok(Settled { id, monitor, log, dir, lease })
+    let (monitor, session) = boot(spec, spec.code.clone(), place, &mut seat, phases).await?;
+    initialise(spec, session, identity(&seat.id, place), &log, phases, tail).await?;
+    Ok(Settled { id: seat.id, monitor, log, dir: seat.dir, lease })
 }
 
 /// Brings a microVM up to a function's snapshot point from a base: kernel, agent and interpreter are up already.
@@ -157,17 +152,19 @@ pub async fn cold(
 /// As for a boot; [`StartError::Incompatible`] when the base cannot be restored.
 pub async fn cold_from_base(
     spec: &StartSpec,
+    blank: Option<Blank>,
     base: &Path,
     log: Arc<FunctionLog>,
     lease: Lease,
     phases: &mut Phases,
     tail: &mut Tail,
 ) -> Result<Settled, StartError> {
-    let (id, log, dir) = begin(spec, log)?;
+    let mut seat = Seat::take(spec, blank)?;
+    let log = Writer::new(log, Arc::clone(&seat.id));
     let restoring = Restoring { snapshot: base, base: Some(base), mode: RestoreMode::Lazy, record: false };
-    let (monitor, session, identity) = bring_back(spec, restoring, lease.place(), &id, &dir, phases).await?;
+    let (monitor, session, identity) = bring_back(spec, restoring, lease.place(), &mut seat, phases).await?;
     initialise(spec, session, identity, &log, phases, tail).await?;
-    Ok(Settled { id, monitor, log, dir, lease })
+    Ok(Settled { id: seat.id, monitor, log, dir: seat.dir, lease })
 }
 
 /// Makes a base: boots a microVM without a function, has the agent start the runtime's interpreter, and writes the
@@ -175,12 +172,16 @@ pub async fn cold_from_base(
 ///
 /// # Errors
 /// When the guest does not come up, or its snapshot cannot be written.
-pub async fn base(spec: &StartSpec, into: &Path, phases: &mut Phases) -> Result<String, StartError> {
-    let id = new_id();
-    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
+pub async fn base(
+    spec: &StartSpec,
+    blank: Option<Blank>,
+    into: &Path,
+    phases: &mut Phases,
+) -> Result<String, StartError> {
+    let mut seat = Seat::take(spec, blank)?;
     // Nothing: the code is put there when the snapshot is restored.
-    let code = dir.empty_file().map_err(StartError::Folder)?;
-    let (mut monitor, mut session) = boot(spec, code, None, &dir, phases).await?;
+    let code = seat.dir.empty_file().map_err(StartError::Folder)?;
+    let (mut monitor, mut session) = boot(spec, code, None, &mut seat, phases).await?;
     let prewarm = HostMessage::Prewarm { runtime: spec.function.runtime.clone() };
     session.send(&prewarm, &[]).await.map_err(StartError::Session)?;
     wait_ready(&mut session, spec.init_timeout, &mut |_| {}).await?;
@@ -193,24 +194,17 @@ pub async fn base(spec: &StartSpec, into: &Path, phases: &mut Phases) -> Result<
     Ok(checksum)
 }
 
-/// Name, log and folder of a new sandbox.
-fn begin(spec: &StartSpec, log: Arc<FunctionLog>) -> Result<(Arc<str>, Writer, RunDir), StartError> {
-    let id = new_id();
-    let log = Writer::new(log, Arc::clone(&id));
-    let dir = RunDir::create(&spec.run, &id).map_err(StartError::Folder)?;
-    Ok((id, log, dir))
-}
-
 /// Boots a kernel, `code` on the drive for the function's code, and waits for its agent.
 async fn boot(
     spec: &StartSpec,
     code: PathBuf,
     place: Option<&Place>,
-    dir: &RunDir,
+    seat: &mut Seat,
     phases: &mut Phases,
 ) -> Result<(Monitor, Session), StartError> {
-    let listener = UnixListener::bind(dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
-    let mut monitor = spawn(boot_arguments(spec, code, dir), place, dir)?;
+    let listener = UnixListener::bind(seat.dir.vsock_port(HOST_PORT)).map_err(StartError::Folder)?;
+    let mut monitor = seat.start(spec, boot_arguments(spec, code, &seat.dir), place).await?;
+    let dir = &seat.dir;
     let boot_deadline = Instant::now() + spec.boot_timeout;
     let came_up = async {
         monitor.running().await.map_err(StartError::Monitor)?;
@@ -319,34 +313,23 @@ pub async fn resume(
     Ok((Sandbox { id, monitor, session, log, resuming: true, dir, lease }, written))
 }
 
-/// What to restore, and how.
-#[derive(Debug, Clone, Copy)]
-pub struct Restoring<'a> {
-    /// Folder of the snapshot.
-    pub snapshot: &'a Path,
-    /// Folder of what it is layered over; the snapshot's own if what is made of it is to be layered over it.
-    pub base: Option<&'a Path>,
-    /// How memory comes back.
-    pub mode: RestoreMode,
-    /// Have the monitor record which pages the guest touches.
-    pub record: bool,
-}
-
 /// Restores a snapshot into a new sandbox.
 ///
 /// # Errors
 /// [`StartError::Incompatible`] when the snapshot must be rebuilt; otherwise as for a boot.
 pub async fn restore(
     spec: &StartSpec,
+    blank: Option<Blank>,
     restoring: Restoring<'_>,
     log: Arc<FunctionLog>,
     mut lease: Lease,
     phases: &mut Phases,
 ) -> Result<Sandbox, StartError> {
-    let (id, log, dir) = begin(spec, log)?;
-    let (monitor, session, _) = bring_back(spec, restoring, lease.place(), &id, &dir, phases).await?;
+    let mut seat = Seat::take(spec, blank)?;
+    let log = Writer::new(log, Arc::clone(&seat.id));
+    let (monitor, session, _) = bring_back(spec, restoring, lease.place(), &mut seat, phases).await?;
     lease.announce(&spec.function.name);
-    Ok(Sandbox { id, monitor, session, log, resuming: true, dir, lease })
+    Ok(Sandbox { id: seat.id, monitor, session, log, resuming: true, dir: seat.dir, lease })
 }
 
 /// Restores a microVM and tells its agent who it is now.
@@ -354,11 +337,10 @@ async fn bring_back(
     spec: &StartSpec,
     restoring: Restoring<'_>,
     place: Option<&Place>,
-    id: &str,
-    dir: &RunDir,
+    seat: &mut Seat,
     phases: &mut Phases,
 ) -> Result<(Monitor, Session, Identity), StartError> {
-    let mut monitor = spawn(restore_arguments(spec, restoring, dir), place, dir)?;
+    let mut monitor = seat.start(spec, restore_arguments(spec, restoring, &seat.dir), place).await?;
     match tokio::time::timeout(spec.restore_timeout, monitor.running()).await {
         Ok(Ok(())) => {}
         Ok(Err(error @ MonitorError::Ended { code: Some(EXIT_INCOMPATIBLE), .. })) => {
@@ -372,7 +354,7 @@ async fn bring_back(
     }
     phases.lap("restore");
     let bound = spec.restore_timeout;
-    let (session, identity) = open_session((id, place), dir, &mut monitor, bound).await?;
+    let (session, identity) = open_session((&seat.id, place), &seat.dir, &mut monitor, bound).await?;
     phases.lap("connect");
     Ok((monitor, session, identity))
 }
@@ -405,77 +387,6 @@ pub(super) async fn last_words(monitor: &mut Monitor, dir: &RunDir) -> String {
         Err(_) => "the monitor still runs".to_owned(),
     };
     format!("{monitor}; its console ends with: {}", dir.serial_tail())
-}
-
-/// Starts a monitor, with its network device at the sandbox's place, or at none.
-fn spawn(mut arguments: Vec<OsString>, place: Option<&Place>, dir: &RunDir) -> Result<Monitor, StartError> {
-    let net = place.map_or_else(|| DETACHED.to_owned(), |place| place.argument(QUEUE_FD));
-    arguments.extend(["--net".into(), net.into()]);
-    let queue = place.map(Place::queue).transpose();
-    let queue = queue.map_err(|error| StartError::Monitor(MonitorError::Spawn(error)))?;
-    Monitor::spawn(&arguments, queue, dir.complaints()).map_err(StartError::Monitor)
-}
-
-fn boot_arguments(spec: &StartSpec, code: PathBuf, dir: &RunDir) -> Vec<OsString> {
-    let mut drive = code.into_os_string();
-    // Of one size whatever is on it: a guest does not take another size from a snapshot.
-    drive.push(format!(":ro:{CODE_DRIVE_MIB}"));
-    let mut rootfs = spec.rootfs.clone().into_os_string();
-    rootfs.push(":ro");
-    vec![
-        "boot".into(),
-        "--kernel".into(),
-        spec.kernel.clone().into(),
-        "--rootfs".into(),
-        rootfs,
-        "--drive".into(),
-        drive,
-        "--mem".into(),
-        spec.function.memory_mb.to_string().into(),
-        "--vcpus".into(),
-        spec.vcpus.to_string().into(),
-        "--vsock".into(),
-        dir.vsock().into(),
-        "--serial".into(),
-        dir.serial().into(),
-        "--cmdline".into(),
-        format!("{GUEST_CMDLINE} {}", spec.cmdline).trim_end().into(),
-    ]
-}
-
-fn restore_arguments(spec: &StartSpec, restoring: Restoring<'_>, dir: &RunDir) -> Vec<OsString> {
-    let drive = |index: usize, path: &Path| {
-        let mut argument = OsString::from(format!("{index}="));
-        argument.push(path);
-        argument
-    };
-    let mut arguments: Vec<OsString> = vec![
-        "restore".into(),
-        "--snapshot".into(),
-        restoring.snapshot.into(),
-        "--mode".into(),
-        restoring.mode.name().into(),
-        "--drive".into(),
-        drive(0, &spec.rootfs),
-        "--drive".into(),
-        drive(1, &spec.code),
-        "--vsock".into(),
-        dir.vsock().into(),
-        "--serial".into(),
-        dir.serial().into(),
-    ];
-    if let Some(base) = restoring.base {
-        arguments.extend(["--base".into(), base.into()]);
-    }
-    if restoring.record {
-        arguments.push("--record".into());
-    }
-    arguments
-}
-
-fn new_id() -> Arc<str> {
-    let uuid = uuid::Uuid::new_v4().simple().to_string();
-    Arc::from(uuid.get(..12).unwrap_or(&uuid))
 }
 
 fn identity(id: &str, place: Option<&Place>) -> Identity {

@@ -46,6 +46,15 @@ pub struct FunctionConfig {
     /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
+    /// Calls at once: so many are kept for it, and it has no more.
+    #[serde(default)]
+    pub reserved_concurrency: Option<u32>,
+    /// Sandboxes of it that are always there.
+    #[serde(default)]
+    pub provisioned_concurrency: Option<u32>,
+    /// When that was last changed, in milliseconds since 1970 UTC.
+    #[serde(default)]
+    pub provisioned_unix_ms: u64,
 }
 
 /// Where the code of a function is, and what it is.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use common::{check, code, config, content, files, snapshot};
-use mote_store::{OpenError, Recovery, SnapshotState, Store, StoreError};
+use mote_store::{FunctionConfig, FunctionRecord, OpenError, Recovery, SnapshotState, Store, StoreError};
 use proptest::prelude::*;
 
 fn open(root: &std::path::Path) -> Store {
@@ -54,6 +54,30 @@ fn a_function_lives_and_dies() {
     assert_eq!(store.delete_function("f").unwrap(), updated);
     assert!(matches!(store.delete_function("f"), Err(StoreError::NotFound { .. })));
     assert_eq!(files(dir.path()), [""; 0]);
+}
+
+#[test]
+fn a_function_of_before_there_was_concurrency_is_read_and_keeps_its_own_over_new_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let created = store.create_function("f", config("one"), code(&store, "one", 10).unwrap()).unwrap();
+    let mut old = serde_json::to_value(&created).unwrap();
+    for field in ["reserved_concurrency", "provisioned_concurrency", "provisioned_unix_ms"] {
+        assert!(old["config"].as_object_mut().unwrap().remove(field).is_some(), "{field}");
+    }
+    assert_eq!(serde_json::from_value::<FunctionRecord>(old).unwrap(), created);
+
+    let set = |config: &mut FunctionConfig| {
+        config.reserved_concurrency = Some(0);
+        config.provisioned_concurrency = Some(2);
+        config.provisioned_unix_ms = 7;
+    };
+    let changed = store.update_config("f", Some(created.revision_id), set).unwrap();
+    assert_eq!(changed.code, created.code);
+    let updated = store.update_code("f", None, code(&store, "two", 10).unwrap()).unwrap();
+    assert_eq!(updated.config, changed.config);
+    drop(store);
+    assert_eq!(open(dir.path()).function("f").unwrap(), Some(updated));
 }
 
 #[test]

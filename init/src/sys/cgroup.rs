@@ -17,6 +17,9 @@ pub const HOSTD: &str = "hostd";
 /// The parent of all sandboxes; hostd makes one folder below it for each.
 pub const SANDBOXES: &str = "sandboxes";
 
+/// Their shares of the CPUs when these are short: who asks hostd for something, if only to be refused, is answered.
+const WEIGHTS: [(&str, u32); 2] = [(HOSTD, 1000), (SANDBOXES, 100)];
+
 /// Controllers passed down, as far as the kernel has them.
 const CONTROLLERS: &[&str] = &["cpu", "cpuset", "io", "memory", "pids"];
 
@@ -31,13 +34,15 @@ pub struct CgroupError {
 /// Makes the tree; returns the controllers in force.
 pub fn make_tree(root: &Path) -> Result<Vec<&'static str>, CgroupError> {
     let at_root = enable(root);
-    for name in [HOSTD, SANDBOXES] {
+    for (name, weight) in WEIGHTS {
         let path = root.join(name);
         match fs::create_dir(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(CgroupError { path, source }),
         }
+        // Without the controller all are equal, which is no reason not to go on.
+        let _ = fs::write(path.join("cpu.weight"), weight.to_string());
     }
     enable(&root.join(SANDBOXES));
     Ok(at_root)

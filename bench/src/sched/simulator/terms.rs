@@ -15,6 +15,8 @@ pub enum Input {
     Ready { sandbox: SandboxId },
     /// A sandbox answered its call.
     Done { sandbox: SandboxId },
+    /// A sandbox without a call gave back memory it does not use, and holds so much, MB.
+    Rested { sandbox: SandboxId, memory_mb: u32 },
     /// The time asked for with [`Scheduler::wake`] is there.
     Wake,
 }
@@ -57,6 +59,15 @@ pub struct Shape {
     pub create: Time,
 }
 
+/// What becomes of a sandbox that is not called for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    /// After so long without a call.
+    pub after: Time,
+    /// It holds so much until the next, MB.
+    pub memory_mb: u32,
+}
+
 /// The machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cluster {
@@ -66,6 +77,8 @@ pub struct Cluster {
     pub creators: u32,
     /// What a call costs before it runs in a sandbox that is ready.
     pub dispatch: Time,
+    /// Sandboxes give back what they do not use, or do not.
+    pub rest: Option<Rest>,
     /// Figures are of this time from the start; what is running then still ends.
     pub horizon: Time,
 }

@@ -2,11 +2,12 @@ use proptest::prelude::*;
 
 use super::super::baseline::{NodeGrained, Policy};
 use super::super::clients::Clients;
+use super::super::mote::Mote;
 use super::super::policies;
 use super::*;
 
 fn cluster(nodes: u32) -> Cluster {
-    Cluster { nodes, node_mb: 100, creators: 1, dispatch: 0, horizon: 10 * SECOND }
+    Cluster { nodes, node_mb: 100, creators: 1, dispatch: 0, rest: None, horizon: 10 * SECOND }
 }
 
 fn shape(memory_mb: u32) -> Shape {
@@ -76,6 +77,33 @@ fn sandboxes_of_a_node_are_made_in_turn() {
         let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
         assert_eq!(outcome.latencies_s, expected, "{creators}");
     }
+}
+
+#[test]
+fn what_rests_makes_room_and_needs_it_again() {
+    let shapes = [shape(60), shape(60)];
+    // The second comes while the first idles, and has room beside it only when that one rests.
+    let calls = calls(&[(0, 0, 1), (5, 1, 1), (9, 0, 1)]);
+    let run = |rest: Option<Rest>| {
+        let cluster = Cluster { rest, horizon: 20 * SECOND, ..cluster(1) };
+        let mut scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes).unwrap();
+        let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
+        (outcome.begun, scheduler.stats().evictions)
+    };
+    let rest = |after| Some(Rest { after: after * SECOND, memory_mb: 20 });
+    assert_eq!(run(None), (vec![(0, true), (1, true), (2, true)], 2));
+    assert_eq!(run(rest(1)), (vec![(0, true), (1, true), (2, false)], 0));
+    assert_eq!(run(rest(4)).1, 2, "too late");
+}
+
+#[test]
+fn patience_ends() {
+    let (cluster, shapes) = (cluster(1), [shape(60)]);
+    let calls = calls(&[(0, 0, 8), (1, 0, 1), (2, 0, 1)]);
+    let scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes).unwrap();
+    let mut scheduler = scheduler.restoring(3 * SECOND, 10).unwrap();
+    let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
+    assert_eq!((outcome.answered, outcome.refused, scheduler.stats().restores), (1, 2, 1));
 }
 
 /// Does what it is told, once.
@@ -156,11 +184,13 @@ proptest! {
         rows in prop::collection::vec((0u64..20_000_000, 0u32..6, 1u64..3_000_000), 1..120),
         nodes in 1u32..5,
         creators in 1u32..3,
+        rest in prop::option::of((0u64..3_000_000, 1u32..60)),
         seed: u64,
     ) {
         let mut calls: Vec<Call> = rows.into_iter().map(|(at, function, run)| Call { at, function, run }).collect();
         calls.sort_unstable();
-        let cluster = Cluster { nodes, node_mb: 100, creators, dispatch: 1000, horizon: 20 * SECOND };
+        let rest = rest.map(|(after, memory_mb)| Rest { after, memory_mb });
+        let cluster = Cluster { nodes, node_mb: 100, creators, dispatch: 1000, rest, horizon: 20 * SECOND };
         let shapes: Vec<Shape> = (1..=6).map(|size| shape(15 * size)).collect();
         let kinds = policies::all().into_iter().chain(policies::timed()).chain(policies::keep_alive());
         for (name, kind) in kinds {

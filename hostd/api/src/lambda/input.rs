@@ -28,6 +28,8 @@ const HANDLER_LIMIT: usize = 128;
 const DESCRIPTION_LIMIT: usize = 256;
 const ROLE_LIMIT: usize = 2048;
 const REVISION_LIMIT: usize = 128;
+/// Largest number of the clients' type; the platform has limits of its own.
+const MOST_CONCURRENCY: u32 = 0x7fff_ffff;
 const ARCHITECTURE: &str = "x86_64";
 
 /// Clients disagree about padding.
@@ -212,6 +214,20 @@ pub fn tags(body: &[u8]) -> Result<BTreeMap<String, String>, ApiError> {
     read_tags(&Document::parse(body, TAGS)?)
 }
 
+/// Reads a PutFunctionConcurrency document.
+pub fn reserved(body: &[u8]) -> Result<u32, ApiError> {
+    const NAME: &str = "ReservedConcurrentExecutions";
+    let document = Document::parse(body, &[(NAME, Use::Read)])?;
+    required(number(&document, NAME, (0, MOST_CONCURRENCY))?, NAME)
+}
+
+/// Reads a PutProvisionedConcurrencyConfig document.
+pub fn provisioned(body: &[u8]) -> Result<u32, ApiError> {
+    const NAME: &str = "ProvisionedConcurrentExecutions";
+    let document = Document::parse(body, &[(NAME, Use::Read)])?;
+    required(number(&document, NAME, (1, MOST_CONCURRENCY))?, NAME)
+}
+
 fn read_tags(document: &Document<'_>) -> Result<BTreeMap<String, String>, ApiError> {
     let tags = document.get("Tags")?.unwrap_or_default();
     tags::check(&tags)?;
@@ -335,7 +351,7 @@ fn number(document: &Document<'_>, name: &str, (least, most): (u32, u32)) -> Res
     }
 }
 
-fn required(value: Option<String>, name: &str) -> Result<String, ApiError> {
+fn required<T>(value: Option<T>, name: &str) -> Result<T, ApiError> {
     value.ok_or_else(|| invalid(format!("Field '{name}' is missing")))
 }
 

@@ -48,6 +48,25 @@ fn everything_that_can_be_given() {
 }
 
 #[test]
+fn concurrency_is_a_number_within_its_bounds() {
+    assert_eq!(reserved(br#"{"ReservedConcurrentExecutions":0}"#).unwrap(), 0);
+    assert_eq!(provisioned(br#"{"ProvisionedConcurrentExecutions":7}"#).unwrap(), 7);
+    for (read, body, says) in [
+        (reserved as fn(&[u8]) -> _, "{}", "'ReservedConcurrentExecutions' is missing"),
+        (reserved, r#"{"ReservedConcurrentExecutions":-1}"#, "give 0 to 2147483647"),
+        (reserved, r#"{"ReservedConcurrentExecutions":"1"}"#, "not what it should be"),
+        (reserved, r#"{"ProvisionedConcurrentExecutions":1}"#, "not known"),
+        (provisioned, r#"{"ProvisionedConcurrentExecutions":null}"#, "is missing"),
+        (provisioned, r#"{"ProvisionedConcurrentExecutions":0}"#, "give 1 to 2147483647"),
+        (provisioned, r#"{"ProvisionedConcurrentExecutions":4294967297}"#, "out of range"),
+        (provisioned, "[]", "into json"),
+    ] {
+        let error = read(body.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(says), "{body}: {error}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named() {
     for (fields, says) in [
         (json!({ "FunctionName": null }), "'FunctionName' is missing"),

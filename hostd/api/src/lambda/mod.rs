@@ -1,5 +1,6 @@
 //! The Lambda REST API: functions, their code and configuration, and calls.
 
+mod concurrency;
 mod document;
 mod environment;
 mod input;
@@ -52,6 +53,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
             get(get_configuration::<P>).put(update_configuration::<P>),
         )
         .route("/2015-03-31/functions/{name}/invocations", post(invocations::<P>))
+        .merge(concurrency::routes::<P>())
         .route("/2017-03-31/tags/{arn}", get(list_tags::<P>).post(tag::<P>).delete(untag::<P>))
 }
 

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::time;
-use crate::types::{Function, FunctionState, Identity, LATEST, UpdateState};
+use crate::types::{
+    Account, Function, FunctionState, Identity, LATEST, Provisioned, ProvisionedState, UpdateState,
+};
 
 /// FunctionConfiguration; the ARN with the version when `qualified`.
 pub fn configuration(function: &Function, identity: &Identity, qualified: bool) -> Value {
@@ -67,9 +69,56 @@ pub fn configuration(function: &Function, identity: &Identity, qualified: bool) 
 
 /// What GetFunction answers. There is no `Code.Location`: the uploaded archive is not kept.
 pub fn function(function: &Function, identity: &Identity, qualified: bool) -> Value {
-    json!({
+    let mut shown = json!({
         "Configuration": configuration(function, identity, qualified),
         "Code": { "RepositoryType": "Mote" },
         "Tags": function.tags,
+    });
+    if let (Some(_), Some(fields)) = (function.reserved_concurrency, shown.as_object_mut()) {
+        fields.insert("Concurrency".to_owned(), concurrency(function));
+    }
+    shown
+}
+
+/// What is reserved for a function; an empty object if nothing is.
+pub fn concurrency(function: &Function) -> Value {
+    match function.reserved_concurrency {
+        Some(reserved) => json!({ "ReservedConcurrentExecutions": reserved }),
+        None => json!({}),
+    }
+}
+
+/// What is always to be there of a function.
+pub fn provisioned(provisioned: &Provisioned) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let mut put = |name: &str, value: Value| {
+        fields.insert(name.to_owned(), value);
+    };
+    put("RequestedProvisionedConcurrentExecutions", json!(provisioned.requested));
+    put("AllocatedProvisionedConcurrentExecutions", json!(provisioned.allocated));
+    put("AvailableProvisionedConcurrentExecutions", json!(provisioned.available));
+    put("LastModified", json!(time::lambda(provisioned.last_modified_unix_ms)));
+    match &provisioned.state {
+        ProvisionedState::Ready => put("Status", json!("READY")),
+        ProvisionedState::InProgress => put("Status", json!("IN_PROGRESS")),
+        ProvisionedState::Failed(reason) => {
+            put("Status", json!("FAILED"));
+            put("StatusReason", json!(reason));
+        }
+    }
+    fields
+}
+
+/// What GetAccountSettings answers; `zipped`: largest archive, bytes.
+pub fn account(account: &Account, zipped: usize) -> Value {
+    json!({
+        "AccountLimit": {
+            "TotalCodeSize": account.code_limit,
+            "CodeSizeUnzipped": account.unpacked_limit,
+            "CodeSizeZipped": zipped,
+            "ConcurrentExecutions": account.concurrency,
+            "UnreservedConcurrentExecutions": account.unreserved_concurrency,
+        },
+        "AccountUsage": { "TotalCodeSize": account.code_size, "FunctionCount": account.functions },
     })
 }

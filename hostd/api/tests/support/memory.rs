@@ -23,6 +23,7 @@ const CONCURRENCY: usize = 4;
 
 pub struct Memory {
     functions: Mutex<BTreeMap<String, Stored>>,
+    provisioned: Mutex<BTreeMap<String, (u32, u64, Instant)>>,
     logs: Mutex<VecDeque<(String, String)>>,
     callers: Mutex<Vec<Caller>>,
     slots: Semaphore,
@@ -40,6 +41,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             functions: Mutex::default(),
+            provisioned: Mutex::default(),
             logs: Mutex::default(),
             callers: Mutex::default(),
             slots: Semaphore::new(CONCURRENCY),
@@ -149,6 +151,7 @@ impl Platform for Memory {
             environment: request.environment,
             architectures: request.architectures,
             tags: request.tags,
+            reserved_concurrency: None,
             code_size: request.zip.len() as u64,
             code_sha256: sha256(&request.zip),
             last_modified_unix_ms: unix_ms(),
@@ -224,6 +227,67 @@ impl Platform for Memory {
         self.change(name, None, |_, function| {
             wanted.apply(&mut function.tags)?;
             Ok(true)
+        })
+    }
+
+    async fn reserve(
+        &self,
+        caller: &Caller,
+        name: &str,
+        concurrency: Option<u32>,
+    ) -> Result<Function, ApiError> {
+        self.note(caller);
+        let mut functions = self.functions.lock().unwrap();
+        let stored = functions.get_mut(name).ok_or_else(|| self.not_found(name))?;
+        stored.function.reserved_concurrency = concurrency;
+        Ok(stored.shown())
+    }
+
+    /// They take [`SETTLE`] to come up; more than [`CONCURRENCY`] never do.
+    async fn provision(&self, caller: &Caller, name: &str, sandboxes: u32) -> Result<Provisioned, ApiError> {
+        let function = self.get_function(caller, name).await?;
+        if let Some(reserved) = function.reserved_concurrency.filter(|reserved| *reserved < sandboxes) {
+            return Err(ApiError::InvalidParameterValue(format!("Only {reserved} are reserved")));
+        }
+        let entry = (sandboxes, unix_ms(), Instant::now() + SETTLE);
+        self.provisioned.lock().unwrap().insert(name.to_owned(), entry);
+        self.provisioned(caller, name).await.map(|provisioned| provisioned.unwrap())
+    }
+
+    async fn unprovision(&self, caller: &Caller, name: &str) -> Result<(), ApiError> {
+        self.get_function(caller, name).await?;
+        self.provisioned.lock().unwrap().remove(name);
+        Ok(())
+    }
+
+    async fn provisioned(&self, caller: &Caller, name: &str) -> Result<Option<Provisioned>, ApiError> {
+        self.get_function(caller, name).await?;
+        let found = self.provisioned.lock().unwrap().get(name).copied();
+        Ok(found.map(|(requested, last_modified_unix_ms, settled)| {
+            let up = settled <= Instant::now();
+            let most = requested.min(u32::try_from(CONCURRENCY).unwrap());
+            let state = match (up, requested > most) {
+                (true, false) => ProvisionedState::Ready,
+                (true, true) => ProvisionedState::Failed("They crash".to_owned()),
+                _ => ProvisionedState::InProgress,
+            };
+            let available = if up { most } else { 0 };
+            Provisioned { requested, allocated: most, available, state, last_modified_unix_ms }
+        }))
+    }
+
+    async fn account(&self, _: &Caller) -> Result<Account, ApiError> {
+        let functions = self.functions.lock().unwrap();
+        let reserved: u32 =
+            functions.values().filter_map(|stored| stored.function.reserved_concurrency).sum();
+        let concurrency = u32::try_from(CONCURRENCY).unwrap();
+        Ok(Account {
+            concurrency,
+            unreserved_concurrency: concurrency.saturating_sub(reserved),
+            code_limit: QUOTA,
+            unpacked_limit: QUOTA,
+            code_size: functions.values().map(|stored| stored.function.code_size).sum(),
+            functions: functions.len() as u64,
         })
     }
 

@@ -18,7 +18,15 @@
 .set TOUCH_PAGE, 0x0fffffff
 
 .global micro_start, micro_end, micro_entry_slot
-.global micro_loop, micro_reset, micro_crash, micro_touch
+.global micro_loop, micro_reset, micro_crash, micro_touch, micro_balloon
+# As in balloon.rs: pages, and the registers of the device.
+.set POOL, 0x1000000
+.set BALLOON, 0xd0001000
+# A page per queue: descriptors, at 0x200 what is available, at 0x400 what was used; and what a request consists of.
+.set RINGS, 0x500000
+.set AVAILABLE, RINGS + 0x202
+.set USED, RINGS + 0x402
+.set LISTS, 0x510000
 
 .code32
 micro_start:
@@ -286,7 +294,12 @@ micro_touch:
     mov [rdi], r9
     jmp 7b
 
-9:  mov ecx, 16                     # the answer, in hexadecimal
+9:  call micro_print                # the answer
+    jmp 6b
+
+# Prints rbx in hexadecimal.
+micro_print:
+    mov ecx, 16
     mov dx, SERIAL
 2:  rol rbx, 4
     mov eax, ebx
@@ -300,5 +313,175 @@ micro_touch:
     jnz 2b
     mov al, 10
     out dx, al
-    jmp 6b
+    ret
+
+# Fills the pages of a pool, says "ready", and does what the balloon device wants with them: the first r12 of r13 are in
+# the balloon. For every key typed it prints how many of the others are as they were filled; for a '!' it fills them first.
+micro_balloon:
+    mov rsi, PLAN
+    mov r13, [rsi]
+    xor r12d, r12d
+    xor r8d, r8d
+    mov r9, r13
+    call micro_fill
+    mov r14d, BALLOON
+    mov dword ptr [r14 + 0x70], 0   # status
+    mov dword ptr [r14 + 0x70], 1
+    mov dword ptr [r14 + 0x70], 3
+    mov dword ptr [r14 + 0x24], 0   # features: statistics, use when short of memory, version 1
+    mov dword ptr [r14 + 0x20], 6
+    mov dword ptr [r14 + 0x24], 1
+    mov dword ptr [r14 + 0x20], 1
+    mov dword ptr [r14 + 0x70], 11
+    xor ecx, ecx
+2:  mov [r14 + 0x30], ecx           # queues
+    mov dword ptr [r14 + 0x38], 16
+    mov eax, ecx
+    shl eax, 12
+    add eax, RINGS
+    mov [r14 + 0x80], eax
+    mov dword ptr [r14 + 0x84], 0
+    add eax, 0x200
+    mov [r14 + 0x90], eax
+    mov dword ptr [r14 + 0x94], 0
+    add eax, 0x200
+    mov [r14 + 0xa0], eax
+    mov dword ptr [r14 + 0xa4], 0
+    mov dword ptr [r14 + 0x44], 1
+    inc ecx
+    cmp ecx, 3
+    jb 2b
+    mov dword ptr [r14 + 0x70], 15
+    mov dx, SERIAL
+    mov al, 'r'
+    out dx, al
+    mov al, 'e'
+    out dx, al
+    mov al, 'a'
+    out dx, al
+    mov al, 'd'
+    out dx, al
+    mov al, 'y'
+    out dx, al
+    mov al, 10
+    out dx, al
+
+5:  pause
+    mov ecx, [r14 + 0x100]          # how many are wanted?
+    mov edx, 256
+    sub ecx, r12d
+    jb 3f
+    mov eax, r13d                   # more: there may not be as many
+    sub eax, r12d
+    cmp ecx, eax
+    cmova ecx, eax
+    cmp ecx, edx
+    cmova ecx, edx
+    test ecx, ecx
+    jz 6f
+    xor edi, edi
+    mov r8, r12
+    add r12d, ecx
+    jmp 4f
+3:  neg ecx                         # less: the last come back first
+    cmp ecx, edx
+    cmova ecx, edx
+    mov edi, 1
+    sub r12d, ecx
+    mov r8, r12
+4:  lea ebx, [rcx * 4]
+    lea eax, [r8 + (POOL >> 12)]
+    mov esi, edi
+    shl esi, 12
+2:  mov [rsi + LISTS], eax
+    inc eax
+    add esi, 4
+    dec ecx
+    jnz 2b
+    call micro_send
+2:  pause
+    mov ax, [rsi + USED]
+    cmp ax, [rsi + AVAILABLE]
+    jne 2b
+    test edi, edi
+    jz 5b
+    mov r9d, ebx
+    shr r9d, 2
+    add r9, r8
+    call micro_fill
+    jmp 5b
+
+6:  mov esi, 0x2000                 # is the buffer for statistics here?
+    mov ax, [rsi + USED]
+    cmp ax, [rsi + AVAILABLE]
+    jne 7f
+    mov word ptr [rsi + LISTS], 4   # free memory
+    mov rax, r13
+    sub rax, r12
+    shl rax, 12
+    mov [rsi + LISTS + 2], rax
+    mov ebx, 10
+    mov edi, 2
+    call micro_send
+
+7:  mov dx, SERIAL_STATUS           # a key?
+    in al, dx
+    test al, 1
+    jz 5b
+    mov dx, SERIAL
+    in al, dx
+    mov r8, r12
+    xor ebx, ebx
+    cmp al, '!'
+    jne 2f
+    mov r9, r13
+    call micro_fill
+2:  cmp r8, r13
+    jae 4f
+    call micro_page
+    cmp [rdi], rax
+    jne 3f
+    not rax
+    cmp [rdi + 4088], rax
+    jne 3f
+    inc rbx
+3:  inc r8
+    jmp 2b
+4:  call micro_print
+    jmp 5b
+
+# Where page r8 of the pool is and the word it begins with; it ends with the same, inverted.
+micro_page:
+    mov rdi, r8
+    shl rdi, 12
+    add rdi, POOL
+    lea rax, [r8 + 1]
+    imul rax, rax, 0x1234567
+    ret
+
+# Fills pages r8 to r9 of the pool.
+micro_fill:
+    mov r10, r8
+2:  cmp r8, r9
+    jae 3f
+    call micro_page
+    mov [rdi], rax
+    not rax
+    mov [rdi + 4088], rax
+    inc r8
+    jmp 2b
+3:  mov r8, r10
+    ret
+
+# Makes the first ebx bytes of its list available to queue edi; esi becomes its offset.
+micro_send:
+    mov esi, edi
+    shl esi, 12
+    lea rax, [rsi + LISTS]
+    mov [rsi + RINGS], rax
+    mov [rsi + RINGS + 8], ebx
+    inc word ptr [rsi + AVAILABLE]
+    mfence
+    mov [r14 + 0x50], edi
+    ret
 micro_end:

@@ -12,6 +12,7 @@ unsafe extern "C" {
     static micro_reset: u8;
     static micro_crash: u8;
     static micro_touch: u8;
+    static micro_balloon: u8;
 }
 
 /// What a guest does that needs nothing but its code.
@@ -30,6 +31,7 @@ pub enum Program {
 pub(crate) enum Entry {
     Program(Program),
     Touch,
+    Balloon,
 }
 
 const LOAD: u64 = 0x10_0000;
@@ -39,6 +41,9 @@ const BALLAST: u64 = 32 << 20;
 
 /// Guest memory reached through the page tables, in GiB: all there is below the gap for devices.
 pub(crate) const MAPPED_GIB: u64 = 3;
+
+/// The same with the devices' windows.
+const TABLES_GIB: u64 = MAPPED_GIB + 1;
 
 const PAGE: usize = 0x1000;
 
@@ -61,6 +66,7 @@ fn code(entry: Entry) -> Vec<u8> {
             Entry::Program(Program::Reset) => &raw const micro_reset,
             Entry::Program(Program::Crash) => &raw const micro_crash,
             Entry::Touch => &raw const micro_touch,
+            Entry::Balloon => &raw const micro_balloon,
         };
         let slot = (&raw const micro_entry_slot).offset_from_unsigned(start);
         (std::slice::from_raw_parts(start, length), slot, entry.offset_from_unsigned(start))
@@ -77,10 +83,10 @@ fn put(bytes: &mut [u8], at: usize, value: u64) {
 }
 
 /// GDT pointer, GDT and task state with an I/O permission map for ports below 0x400, then PML4, PDPT and page
-/// directories: memory below the gap in 2 MiB pages, for user code too.
+/// directories: memory and devices below 4 GiB in 2 MiB pages, for user code too.
 fn tables() -> Vec<u8> {
     let directories = 3 * PAGE;
-    let entries = 512 * MAPPED_GIB;
+    let entries = 512 * TABLES_GIB;
     let mut bytes = vec![0u8; directories];
     put(&mut bytes, 0, 55 | (TABLES + 0x10) << 16);
     let task = TABLES + 0x100;
@@ -102,7 +108,7 @@ fn tables() -> Vec<u8> {
     }
     let directories = TABLES + directories as u64;
     put(&mut bytes, PAGE, (TABLES + 2 * PAGE as u64) | 7);
-    for (index, gib) in (0..MAPPED_GIB).enumerate() {
+    for (index, gib) in (0..TABLES_GIB).enumerate() {
         put(&mut bytes, 2 * PAGE + index * 8, (directories + gib * PAGE as u64) | 7);
     }
     for entry in 0..entries {

@@ -3,6 +3,7 @@
 //! Their programs run at CPL 3, so they run at the processor's speed even where KVM emulates privileged code. Tests
 //! and benchmarks use them to put a monitor, its memory and its snapshots to work without a Linux guest.
 
+pub mod balloon;
 mod image;
 pub mod touch;
 

@@ -29,6 +29,14 @@ pub(super) enum Command {
     Boot(Boot),
     /// Go on where a snapshot was taken.
     Restore(Restore),
+    /// Prepare what all microVMs have in common, then wait to be told which to be.
+    ///
+    /// Once the virtual machine and its vCPUs are made, the control socket says `{"event":"blank",…}`. It then takes
+    /// one request, `{"op":"start","arguments":["restore","--snapshot","…"]}`: the arguments of `boot` or `restore`
+    /// without `--control`, no more than 64 KiB in all. The queue of a network device is passed along with the request
+    /// (SCM_RIGHTS) and named fd:1. From there on this is the monitor which those arguments would have started: what it
+    /// says next is `running`, or `exited` and why. The end of the control socket ends it at any time.
+    Blank(Blank),
     /// Pause a running monitor's microVM and write it to a folder.
     Snapshot {
         /// Control socket of the monitor.
@@ -119,6 +127,19 @@ pub(super) struct Restore {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Blank {
+    /// Control socket: `fd:N` of a connected one.
+    #[arg(long, value_name = "fd:N", value_parser = connected)]
+    pub(super) control: i32,
+    /// Number of vCPUs. It can only become a microVM with as many.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(super) vcpus: u8,
+    /// Folder of a control group to go into before anything else.
+    #[arg(long)]
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Common {
     /// Unix socket for the guest's vsock: a path to listen on, or `fd:N` of a listening one.
     #[arg(long)]
@@ -139,7 +160,10 @@ pub(super) struct Common {
     /// Console log: a file (first and last 64 KiB are kept), or `-` for this terminal. Default: nowhere.
     #[arg(long)]
     pub(super) serial: Option<PathBuf>,
-    /// Print to standard error where the set-up's CPU time went.
+    /// Folder of a control group to go into before anything else.
+    #[arg(long)]
+    pub(super) cgroup: Option<PathBuf>,
+    /// Print to standard error where the time of the set-up went.
     #[arg(long)]
     pub(super) timings: bool,
 }
@@ -162,6 +186,13 @@ impl FromStr for Endpoint {
                 _ => Err(format!("{number} is not the number of a descriptor")),
             },
         }
+    }
+}
+
+fn connected(text: &str) -> Result<i32, String> {
+    match text.parse()? {
+        Endpoint::Descriptor(fd) => Ok(fd),
+        Endpoint::Path(_) => Err("expected fd:N of a connected socket".to_owned()),
     }
 }
 
@@ -250,5 +281,9 @@ mod tests {
         assert!(!parse("m boot --kernel k --cid 2"));
         assert!(parse("m restore --snapshot d --mode lazy --drive 1=f"));
         assert!(!parse("m restore --snapshot d --mode magic"));
+        assert!(parse("m blank --control fd:0 --vcpus 2 --cgroup /g"));
+        assert!(!parse("m blank --control path"));
+        assert!(!parse("m blank --vcpus 2"));
+        assert!(!parse("m blank --control fd:0 --vcpus 33"));
     }
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod args;
+mod blank;
 mod net;
 mod run;
 
@@ -33,8 +34,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match arguments.command {
-        Command::Boot(boot) => run::boot(boot, meter),
-        Command::Restore(restore) => run::restore(restore, meter),
+        Command::Boot(boot) => run::boot(boot, None, meter),
+        Command::Restore(restore) => run::restore(restore, None, meter),
+        Command::Blank(blank) => blank::run(&blank, meter),
         Command::Snapshot { control, out, sync, resume } => {
             let mut requests = vec![Request::Pause, Request::Snapshot { dir: out, sync }];
             if resume {

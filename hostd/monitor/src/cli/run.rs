@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,10 +11,11 @@ use mote_virtio::NetConfig;
 
 use super::EXIT_INCOMPATIBLE;
 use super::args::{Boot, Common, Endpoint, Restore};
+use super::blank::RequestError;
 use super::net::NetArgument;
 use crate::control::{Event, Server, ServerError};
 use crate::event_loop::{self, LoopError};
-use crate::machine::{BootConfig, Machine, RestoreConfig, SerialTarget, StartError, VsockEnds};
+use crate::machine::{Bare, BootConfig, Machine, RestoreConfig, SerialTarget, StartError, VsockEnds};
 use crate::memory::restore::RestoreOptions;
 use crate::meter::Meter;
 use crate::signals::Signals;
@@ -21,7 +23,7 @@ use crate::vm::ExitSignal;
 
 /// Why there is, or is no longer, a microVM.
 #[derive(Debug, thiserror::Error)]
-enum RunError {
+pub(super) enum RunError {
     #[error("Descriptor {fd} cannot be used")]
     Descriptor {
         fd: RawFd,
@@ -32,6 +34,14 @@ enum RunError {
     Twice(RawFd),
     #[error("--vsock fd:{0} needs --vsock-path for the connections the guest makes")]
     NoVsockPath(RawFd),
+    #[error("Cannot go into control group {path}")]
+    Group {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error("Cannot collect signals")]
     Signals(#[source] io::Error),
     #[error("Cannot create an event")]
@@ -44,16 +54,48 @@ enum RunError {
     Loop(#[from] LoopError),
 }
 
-/// What both ways of starting have.
-struct Frame {
-    server: Option<Server>,
-    signals: Signals,
+/// What a monitor has whatever it runs: who tells it what to do, and when to end.
+pub(super) struct Post {
+    pub(super) server: Option<Server>,
+    pub(super) signals: Signals,
     exit: Arc<ExitSignal>,
+    stdin_is_control: bool,
+}
+
+/// What a blank has prepared.
+pub(super) struct Ready {
+    pub(super) post: Post,
+    pub(super) bare: Bare,
+}
+
+/// Where the microVM meets the outside.
+struct Ends {
     vsock: Option<VsockEnds>,
     net: Option<NetConfig>,
     serial: SerialTarget,
-    terminal: bool,
-    timings: bool,
+}
+
+impl Post {
+    /// Moves into `group` and opens the control socket.
+    pub(super) fn open(group: Option<&Path>, control: Option<Endpoint>) -> Result<Self, RunError> {
+        if let Some(group) = group {
+            let path = group.join("cgroup.procs");
+            // Zero is who writes it.
+            std::fs::write(&path, "0").map_err(|source| RunError::Group { path, source })?;
+        }
+        let signals = Signals::collect().map_err(RunError::Signals)?;
+        let exit = Arc::new(ExitSignal::new().map_err(RunError::Event)?);
+        let stdin_is_control = control == Some(Endpoint::Descriptor(0));
+        let server = match control {
+            None => None,
+            Some(Endpoint::Path(path)) => Some(Server::listen(path)?),
+            Some(Endpoint::Descriptor(fd)) => {
+                signals.tell_when_parent_dies().map_err(RunError::Signals)?;
+                Some(Server::inherited(UnixStream::from(inherit(fd)?))?)
+            }
+        };
+        Ok(Self { server, signals, exit, stdin_is_control })
+    }
 }
 
 /// Takes an inherited descriptor over; it is not passed on further.
@@ -94,21 +136,7 @@ fn twice(common: &Common) -> Option<RawFd> {
     })
 }
 
-fn prepare(common: Common) -> Result<Frame, RunError> {
-    let signals = Signals::collect().map_err(RunError::Signals)?;
-    let exit = Arc::new(ExitSignal::new().map_err(RunError::Event)?);
-    if let Some(fd) = twice(&common) {
-        return Err(RunError::Twice(fd));
-    }
-    let stdin_is_control = common.control == Some(Endpoint::Descriptor(0));
-    let server = match common.control {
-        None => None,
-        Some(Endpoint::Path(path)) => Some(Server::listen(path)?),
-        Some(Endpoint::Descriptor(fd)) => {
-            signals.tell_when_parent_dies().map_err(RunError::Signals)?;
-            Some(Server::inherited(UnixStream::from(inherit(fd)?))?)
-        }
-    };
+fn ends(common: Common) -> Result<Ends, RunError> {
     let vsock = match (common.vsock, common.vsock_path) {
         (None, _) => None,
         (Some(Endpoint::Path(path)), _) => Some(VsockEnds { listener: None, path }),
@@ -126,24 +154,22 @@ fn prepare(common: Common) -> Result<Frame, RunError> {
         Some(path) if path.as_os_str() == "-" => SerialTarget::Terminal,
         Some(path) => SerialTarget::File(path),
     };
-    // What is typed goes to the guest, unless standard input is the control socket.
-    let terminal = serial == SerialTarget::Terminal && !stdin_is_control;
-    Ok(Frame { server, signals, exit, vsock, net, serial, terminal, timings: common.timings })
+    Ok(Ends { vsock, net, serial })
 }
 
 /// `mote-monitor boot`.
-pub(super) fn boot(arguments: Boot, meter: Meter) -> ExitCode {
+pub(super) fn boot(arguments: Boot, ready: Option<Ready>, meter: Meter) -> ExitCode {
     let drives = arguments.rootfs.into_iter().chain(arguments.drives).map(|drive| drive.0).collect();
     let (kernel, memory_mib, vcpus) = (arguments.kernel, arguments.mem, arguments.vcpus);
     let (cmdline, cid) = (arguments.cmdline, arguments.cid);
-    start(arguments.common, meter, |vsock, net, serial, exit, meter| {
+    start(arguments.common, ready, meter, |Ends { vsock, net, serial }, bare, exit, meter| {
         let config = BootConfig { kernel, drives, memory_mib, vcpus, cmdline, cid, vsock, net, serial };
-        Machine::boot(config, exit, meter)
+        Machine::boot(config, bare, exit, meter)
     })
 }
 
 /// `mote-monitor restore`.
-pub(super) fn restore(arguments: Restore, meter: Meter) -> ExitCode {
+pub(super) fn restore(arguments: Restore, ready: Option<Ready>, meter: Meter) -> ExitCode {
     let drives = arguments.drives.into_iter().map(|drive| (drive.0, drive.1)).collect();
     let (dir, base) = (arguments.snapshot, arguments.base);
     let options = RestoreOptions {
@@ -152,37 +178,45 @@ pub(super) fn restore(arguments: Restore, meter: Meter) -> ExitCode {
         populate: !arguments.no_populate,
         large_pages: !arguments.no_large_pages,
     };
-    start(arguments.common, meter, |vsock, net, serial, exit, meter| {
-        Machine::restore(RestoreConfig { dir, options, base, drives, vsock, net, serial }, exit, meter)
+    start(arguments.common, ready, meter, |Ends { vsock, net, serial }, bare, exit, meter| {
+        let config = RestoreConfig { dir, options, base, drives, vsock, net, serial };
+        Machine::restore(config, bare, exit, meter)
     })
 }
 
 fn start(
-    common: Common,
+    mut common: Common,
+    ready: Option<Ready>,
     mut meter: Meter,
-    make: impl FnOnce(
-        Option<VsockEnds>,
-        Option<NetConfig>,
-        SerialTarget,
-        &Arc<ExitSignal>,
-        &mut Meter,
-    ) -> Result<Machine, StartError>,
+    make: impl FnOnce(Ends, Option<Bare>, &Arc<ExitSignal>, &mut Meter) -> Result<Machine, StartError>,
 ) -> ExitCode {
     meter.phase("arguments");
-    let mut frame = match prepare(common) {
-        Ok(frame) => frame,
-        Err(error) => return failed(&error, None),
+    if let Some(fd) = twice(&common) {
+        return failed(&RunError::Twice(fd), None);
+    }
+    let (post, bare) = match ready {
+        Some(Ready { post, bare }) => (post, Some(bare)),
+        None => match Post::open(common.cgroup.as_deref(), common.control.take()) {
+            Ok(post) => (post, None),
+            Err(error) => return failed(&error, None),
+        },
     };
+    let timings = common.timings;
+    let ends = match ends(common) {
+        Ok(ends) => ends,
+        Err(error) => return failed(&error, post.server),
+    };
+    // What is typed goes to the guest, unless standard input is the control socket.
+    let terminal = ends.serial == SerialTarget::Terminal && !post.stdin_is_control;
     meter.phase("sockets and signals");
-    let (vsock, net) = (frame.vsock.take(), frame.net.take());
-    let machine = match make(vsock, net, frame.serial, &frame.exit, &mut meter) {
+    let machine = match make(ends, bare, &post.exit, &mut meter) {
         Ok(machine) => machine,
-        Err(error) => return failed(&RunError::Start(error), frame.server),
+        Err(error) => return failed(&RunError::Start(error), post.server),
     };
-    if frame.timings {
+    if timings {
         eprint!("{}", meter.table());
     }
-    match event_loop::run(machine, frame.server, frame.signals, &frame.exit, frame.terminal, &meter) {
+    match event_loop::run(machine, post.server, post.signals, &post.exit, terminal, &meter) {
         Ok((reason, mut server)) => {
             if let Some(server) = &mut server {
                 server.announce(&Event::Exited { reason: reason.to_string() });
@@ -199,7 +233,7 @@ fn start(
 }
 
 /// Says what went wrong, to the owner as well.
-fn failed(error: &RunError, server: Option<Server>) -> ExitCode {
+pub(super) fn failed(error: &RunError, server: Option<Server>) -> ExitCode {
     let reason = crate::error_chain(error);
     eprintln!("mote-monitor: {reason}");
     if let Some(mut server) = server {

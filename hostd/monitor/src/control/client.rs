@@ -1,6 +1,7 @@
 //! A blocking client of the control socket.
 
 use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,10 +94,25 @@ impl Client {
             let line = self.line()?;
             match serde_json::from_slice::<Event>(&line) {
                 Ok(Event::Exited { reason }) => return Err(ClientError::Ended(reason)),
-                Ok(Event::Running { .. }) => {}
+                Ok(Event::Running { .. } | Event::Blank { .. }) => {}
                 Err(_) => return serde_json::from_slice(&line).map_err(ClientError::Answer),
             }
         }
+    }
+
+    /// Tells a blank what to be; the events say what becomes of it. `queue` is that of its network device.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn start(
+        &mut self,
+        arguments: Vec<String>,
+        queue: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ClientError> {
+        let mut line = serde_json::to_vec(&Request::Start { arguments }).map_err(ClientError::Answer)?;
+        line.push(b'\n');
+        let sent = super::send_with(&self.stream, &line, queue).map_err(ClientError::Io)?;
+        self.stream.write_all(line.get(sent..).unwrap_or_default()).map_err(ClientError::Io)
     }
 
     /// Waits for the next event; replies nobody waits for are skipped.

@@ -1,10 +1,12 @@
 //! The control socket: one JSON object per line each way.
 //!
 //! The monitor sends [`Event`]s (they have an `event` field) and answers each [`Request`] with one [`Reply`] (it
-//! has an `ok` field), in order. An event may come between a request and its reply.
+//! has an `ok` field), in order. An event may come between a request and its reply. [`Request::Start`] has no reply of
+//! its own: what the monitor then says is what one says that was started with these arguments.
 
 mod client;
 mod line;
+mod pass;
 mod server;
 
 use std::path::PathBuf;
@@ -14,12 +16,19 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ClientError};
 pub use line::{LINE_LIMIT, LineBuffer, LineError};
-pub(crate) use server::{Incoming, Server, ServerError};
+pub use pass::send_with;
+pub(crate) use server::{Incoming, Server, ServerError, Told};
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
+    /// Tell a blank what to be, once. A descriptor that is passed along is the queue of its network device.
+    Start {
+        /// What would have been said on the command line of a monitor, from `boot` or `restore` on, without
+        /// `--control`; the queue is `fd:1` there.
+        arguments: Vec<String>,
+    },
     /// Stop the vCPUs. Fine when they stand already.
     Pause,
     /// Let the vCPUs go on. Fine when they run already.
@@ -37,6 +46,18 @@ pub enum Request {
         /// Folder; it exists.
         dir: PathBuf,
     },
+    /// Have the guest give back to the host what it has free, but for `leave_mb` MiB, and no more than this process has
+    /// memory of its own. Answered when it has, or after `within_ms` milliseconds, or when another request comes. Ends a
+    /// record of what the guest touches.
+    Reclaim {
+        /// MiB that the guest keeps free.
+        leave_mb: u32,
+        /// How long it is waited for; at most a minute.
+        within_ms: u32,
+    },
+    /// Let the guest have all its memory again. Answered at once; the guest takes it in its own time, and sooner if it
+    /// needs it.
+    Deflate,
     /// Say how things are.
     Status,
     /// End the microVM and the monitor.
@@ -70,6 +91,12 @@ pub struct Reply {
     /// [`memory_checksum`](crate::snapshot::memory_checksum).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_checksum: Option<String>,
+    /// Bytes the host has back: by how much less memory this process has of its own than before (reclaim).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaimed_bytes: Option<u64>,
+    /// Bytes of its memory the guest says it does without (reclaim, status).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balloon_bytes: Option<u64>,
     /// What passed through the network device since it was made, and what did not (status; absent without one).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<NetCounts>,
@@ -101,7 +128,17 @@ pub enum RunState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// Sent right before the first `KVM_RUN`, and as the first line to a client who connects later.
+    /// Sent by a blank once it waits to be told what to be.
+    Blank {
+        /// How many vCPUs it has.
+        vcpus: u8,
+        /// CPU time of the process from its start until now, in microseconds.
+        setup_cpu_us: u64,
+        /// Wall-clock time from the start of `main` until now, in microseconds.
+        setup_wall_us: u64,
+    },
+    /// Sent right before the first `KVM_RUN`, and as the first line to a client who connects later. What a blank took
+    /// counts from when it was told what to be.
     Running {
         /// CPU time of the process from its start until now, in microseconds, system calls included.
         setup_cpu_us: u64,
@@ -128,7 +165,16 @@ mod tests {
             (r#"{"op":"pause"}"#, Request::Pause),
             (r#"{"op":"resume"}"#, Request::Resume),
             (r#"{"op":"status"}"#, Request::Status),
+            (r#"{"op":"deflate"}"#, Request::Deflate),
+            (
+                r#"{"op":"reclaim","leave_mb":16,"within_ms":500}"#,
+                Request::Reclaim { leave_mb: 16, within_ms: 500 },
+            ),
             (r#"{"op":"quit"}"#, Request::Quit),
+            (
+                r#"{"op":"start","arguments":["boot","--kernel","/k"]}"#,
+                Request::Start { arguments: ["boot", "--kernel", "/k"].map(str::to_owned).into() },
+            ),
             (
                 r#"{"op":"snapshot","dir":"/a","sync":true}"#,
                 Request::Snapshot { dir: "/a".into(), sync: true },

@@ -1,12 +1,13 @@
 //! The monitor's end of the control socket, driven by the event loop.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::line::LineBuffer;
+use super::pass::receive_with;
 use super::{Event, Reply, Request};
 
 /// Most clients at a time; a further one is turned away.
@@ -41,6 +42,21 @@ pub(crate) enum Incoming {
     OwnerGone,
 }
 
+/// What a blank hears.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// No whole request yet.
+    Nothing,
+    /// A request, or why its line is none.
+    Request(Result<Request, serde_json::Error>),
+    /// More than a line may hold.
+    TooLong,
+    /// More descriptors than there is a use for.
+    TooMany,
+    /// The owner is gone.
+    Gone,
+}
+
 /// The listener or the one inherited connection, and the clients.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -63,6 +79,13 @@ impl Connection {
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(SEND_TIMEOUT))?;
         Ok(Self { stream, lines: LineBuffer::default(), owner })
+    }
+
+    /// The whole lines that were read.
+    fn requests(&mut self) -> Vec<Incoming> {
+        let descriptor = self.stream.as_raw_fd();
+        let lines = std::iter::from_fn(|| self.lines.next_line());
+        lines.map(|line| Incoming::Request(descriptor, serde_json::from_slice(&line))).collect()
     }
 
     fn send<T: serde::Serialize>(&mut self, message: &T) {
@@ -139,19 +162,63 @@ impl Server {
             Ok(read) => client.lines.push(chunk.get(..read).unwrap_or_default()).is_ok(),
             Err(error) => matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock),
         };
-        let mut incoming = Vec::new();
-        while let Some(line) = client.lines.next_line() {
-            incoming.push(Incoming::Request(descriptor, serde_json::from_slice(&line)));
-        }
+        let mut incoming = client.requests();
         if !alive {
             incoming.push(if client.owner { Incoming::OwnerGone } else { Incoming::Gone(descriptor) });
         }
         incoming
     }
 
+    /// What was read already and not yet looked at.
+    pub(crate) fn waiting(&mut self) -> Vec<Incoming> {
+        self.clients.iter_mut().flat_map(Connection::requests).collect()
+    }
+
+    /// The inherited connection, to be waited for before there is an event loop.
+    pub(crate) fn owner(&self) -> Option<BorrowedFd<'_>> {
+        self.clients.iter().find(|client| client.owner).map(|client| client.stream.as_fd())
+    }
+
+    /// Reads what the owner says before there is an event loop; a descriptor he passes along goes into `passed`.
+    pub(crate) fn hear(&mut self, passed: &mut Option<OwnedFd>) -> Told {
+        let Some(owner) = self.clients.iter_mut().find(|client| client.owner) else { return Told::Gone };
+        let mut chunk = [0u8; 4096];
+        match receive_with(&owner.stream, &mut chunk) {
+            Ok(read) => {
+                for descriptor in read.descriptors {
+                    if passed.replace(descriptor).is_some() {
+                        return Told::TooMany;
+                    }
+                }
+                if read.excess {
+                    return Told::TooMany;
+                }
+                if read.bytes == 0 {
+                    return Told::Gone;
+                }
+                if owner.lines.push(chunk.get(..read.bytes).unwrap_or_default()).is_err() {
+                    return Told::TooLong;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+            Err(_) => return Told::Gone,
+        }
+        match owner.lines.next_line() {
+            Some(line) => Told::Request(serde_json::from_slice(&line)),
+            None => Told::Nothing,
+        }
+    }
+
     /// Closes a client's connection; call it after the event loop forgot the descriptor.
     pub(crate) fn forget(&mut self, descriptor: RawFd) {
         self.clients.retain(|client| client.stream.as_raw_fd() != descriptor);
+    }
+
+    /// Answers the owner.
+    pub(crate) fn answer(&mut self, reply: &Reply) {
+        if let Some(owner) = self.clients.iter_mut().find(|client| client.owner) {
+            owner.send(reply);
+        }
     }
 
     /// Answers the client with this descriptor, if he is still there.

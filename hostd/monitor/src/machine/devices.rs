@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kvm_ioctls::IoEventAddress;
 use mote_virtio::{
-    Block, BlockConfig, DeviceState, MmioTransport, Net, NetConfig, QUEUE_NOTIFY, Rng, TransportState,
-    VirtioDevice, Vsock, VsockConfig, VsockListener,
+    Balloon, Block, BlockConfig, DeviceState, MmioTransport, Net, NetConfig, QUEUE_NOTIFY, Rng,
+    TransportState, VirtioDevice, Vsock, VsockConfig, VsockListener,
 };
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -58,11 +58,12 @@ pub(super) fn saved_net(
     Ok(Some(Net::new(config)?))
 }
 
-/// The devices of a new microVM: drives, vsock, rng, net. Their order is that of their windows and interrupts.
+/// The devices of a new microVM: drives, vsock, rng, balloon, net. Their order is that of their windows and interrupts.
 pub(super) fn fresh(
     drives: Vec<Block>,
     cid: u32,
     ends: Option<VsockEnds>,
+    balloon: Balloon,
     net: Option<Net>,
 ) -> Result<Vec<Part>, StartError> {
     let mut parts: Vec<Part> = Vec::new();
@@ -73,6 +74,7 @@ pub(super) fn fresh(
         parts.push((Box::new(vsock(cid, ends)?), None));
     }
     parts.push((Box::new(Rng::new()), None));
+    parts.push((Box::new(balloon), None));
     if let Some(net) = net {
         parts.push((Box::new(net), None));
     }
@@ -85,9 +87,11 @@ pub(super) fn saved(
     drives: Vec<Block>,
     cid: u32,
     ends: Option<VsockEnds>,
+    balloon: Balloon,
     net: Option<Net>,
 ) -> Result<Vec<Part>, StartError> {
     let (mut drives, mut ends, mut net) = (drives.into_iter(), ends, net);
+    let mut balloon = Some(balloon);
     let mut parts: Vec<Part> = Vec::new();
     for state in states {
         let device: Box<dyn VirtioDevice> = match &state.device {
@@ -98,8 +102,12 @@ pub(super) fn saved(
             DeviceState::Vsock(_) => Box::new(vsock(cid, ends.take().ok_or(StartError::NoVsock)?)?),
             DeviceState::Rng(_) => Box::new(Rng::new()),
             DeviceState::Net(_) => Box::new(net.take().ok_or(StartError::TwoNets)?),
+            DeviceState::Balloon(_) => Box::new(balloon.take().ok_or(StartError::Balloons)?),
         };
         parts.push((device, Some(state)));
+    }
+    if balloon.is_some() {
+        return Err(StartError::Balloons);
     }
     Ok(parts)
 }
@@ -177,23 +185,37 @@ mod tests {
         let drive = block(0, &Drive { path, read_only: true, sectors: None }).unwrap();
         let ends = VsockEnds { listener: None, path: dir.path().join("vsock") };
         let net = Net::new(detached()).unwrap();
-        let parts = fresh(vec![drive], 3, Some(ends), Some(net)).unwrap();
-        assert_eq!(parts.iter().map(|(device, _)| device.device_type()).collect::<Vec<_>>(), [2, 19, 4, 1]);
+        let parts = fresh(vec![drive], 3, Some(ends), Balloon::new(), Some(net)).unwrap();
+        assert_eq!(
+            parts.iter().map(|(device, _)| device.device_type()).collect::<Vec<_>>(),
+            [2, 19, 4, 5, 1]
+        );
     }
 
     #[test]
     fn a_restored_device_is_the_one_it_was_or_none() {
         let memory = GuestMemoryMmap::from_ranges(&[(vm_memory::GuestAddress(0), 4096)]).unwrap();
-        let net = Net::new(detached()).unwrap();
-        let saved = MmioTransport::new(Box::new(net), memory.clone(), event().unwrap()).unwrap().save();
+        let state = |device: Box<dyn VirtioDevice>| {
+            MmioTransport::new(device, memory.clone(), event().unwrap()).unwrap().save()
+        };
+        let net = state(Box::new(Net::new(detached()).unwrap()));
+        let balloon = state(Box::new(Balloon::new()));
+        let made = |states: &[TransportState]| {
+            let net = saved_net(states, None).unwrap();
+            super::saved(states.to_vec(), Vec::new(), 3, None, Balloon::new(), net)
+        };
         // Nothing said: detached, under its own address.
-        let net = saved_net(std::slice::from_ref(&saved), None).unwrap();
-        let parts = super::saved(vec![saved.clone()], Vec::new(), 3, None, net).unwrap();
-        assert_eq!(assemble(parts, &memory).unwrap()[0].save().device, saved.device);
+        let parts = made(&[balloon.clone(), net.clone()]).unwrap();
+        let transports = assemble(parts, &memory).unwrap();
+        assert_eq!(transports[0].save().device, balloon.device);
+        assert_eq!(transports[1].save().device, net.device);
         // Two of them are not ours.
-        let net = saved_net(&[saved.clone(), saved.clone()], None).unwrap();
-        let two = super::saved(vec![saved.clone(), saved], Vec::new(), 3, None, net);
-        assert!(matches!(two, Err(StartError::TwoNets)));
+        assert!(matches!(made(&[balloon.clone(), net.clone(), net.clone()]), Err(StartError::TwoNets)));
         assert!(saved_net(&[], Some(detached())).unwrap().is_none());
+        // Nor is anything but one balloon.
+        for states in [vec![], vec![net], vec![balloon.clone(), balloon]] {
+            let refused = made(&states).map(drop).unwrap_err();
+            assert!(matches!(refused, StartError::Balloons) && refused.is_incompatible());
+        }
     }
 }

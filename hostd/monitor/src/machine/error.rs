@@ -22,6 +22,14 @@ pub enum StartError {
     /// A vCPU.
     #[error("Cannot set up the vCPUs")]
     Vcpu(#[source] VcpuError),
+    /// What was prepared is for another kind of microVM.
+    #[error("The microVM needs {needed} vCPUs, {ready} were prepared")]
+    Vcpus {
+        /// Prepared.
+        ready: u8,
+        /// Wanted.
+        needed: u8,
+    },
     /// vCPU threads.
     #[error("Cannot start the vCPUs")]
     Crew(#[from] CrewError),
@@ -80,6 +88,9 @@ pub enum StartError {
     /// No microVM has two.
     #[error("The snapshot has more than one network device")]
     TwoNets,
+    /// Every microVM has one.
+    #[error("The snapshot has not one balloon")]
+    Balloons,
     /// An event descriptor.
     #[error("Cannot create an event")]
     Event(#[source] io::Error),
@@ -128,6 +139,7 @@ impl StartError {
                 | Self::RestoreSerial(_)
                 | Self::NoNet
                 | Self::TwoNets
+                | Self::Balloons
         )
     }
 }

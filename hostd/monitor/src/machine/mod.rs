@@ -1,19 +1,23 @@
 //! A microVM: made by booting or restoring, then run, paused, saved.
 
+mod bare;
 mod config;
 mod devices;
 mod error;
+mod reclaim;
 mod save;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use kvm_ioctls::Kvm;
-use mote_virtio::Net;
 use mote_virtio::net::{NetCounters, NetCounts};
+use mote_virtio::{Balloon, BalloonControl, Net};
 
+pub(crate) use bare::Bare;
 pub(crate) use config::{BootConfig, Drive, RestoreConfig, SerialTarget, VsockEnds};
 pub use error::StartError;
+pub(crate) use reclaim::{Reclaim, Reclaimed};
 
 use crate::boot;
 use crate::control::RunState;
@@ -23,6 +27,7 @@ use crate::memory::{self, Extent, GuestRam, Handler, Populator, Uffd};
 use crate::meter::Meter;
 use crate::snapshot::{self, DriveInfo, HostFacts, Mismatch, STATE_FILE, SnapshotError};
 use crate::vm::{self, Crew, CrewError, ExitSignal, VcpuBus, Vm};
+use bare::Plugged;
 
 /// A microVM. Fields are dropped in order: first the threads, last the memory the guest writes to.
 #[derive(Debug)]
@@ -36,6 +41,7 @@ pub(crate) struct Machine {
     state: RunState,
     facts: Facts,
     traffic: Option<NetCounters>,
+    balloon: BalloonControl,
 }
 
 /// Who works on the memory of a restored microVM. None of them outlives it, and the vCPUs, which wait for them, end
@@ -66,33 +72,27 @@ struct Facts {
 const SECTOR: u64 = 512;
 
 impl Machine {
-    /// Makes a microVM that is about to enter its kernel.
+    /// Makes a microVM that is about to enter its kernel, of what was prepared for it if anything was.
     pub(crate) fn boot(
         config: BootConfig,
+        ready: Option<Bare>,
         exit: &Arc<ExitSignal>,
         meter: &mut Meter,
     ) -> Result<Self, StartError> {
-        let kvm = meter.kvm(vm::open_kvm)?;
-        let template = meter.kvm(|| vm::cpu_template(&kvm, config.vcpus))?;
-        meter.phase("open KVM, CPUID");
+        let bare = Bare::fitting(ready, config.vcpus, meter)?;
         let bytes = u64::from(config.memory_mib) << 20;
         let mut ram = GuestRam::new(bytes).map_err(|error| StartError::Memory(crate::error_chain(&error)))?;
         meter.phase("map memory");
-        let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
-        meter.phase("create VM");
-        let mut vcpus = Vec::new();
-        for id in 0..config.vcpus {
-            let vcpu = meter.kvm(|| vm.vcpu(id))?;
+        let Plugged { kvm, template, vm, vcpus } = bare.plug(&ram, meter)?;
+        for vcpu in &vcpus {
             meter
                 .kvm(|| {
-                    vcpu.set_cpuid(&template.for_vcpu(id))?;
                     vcpu.set_boot_msrs()?;
                     vcpu.set_local_interrupts()
                 })
                 .map_err(StartError::Vcpu)?;
-            vcpus.push(vcpu);
         }
-        meter.phase("create vCPUs");
+        meter.phase("set up vCPUs");
 
         let mut blocks = Vec::new();
         let mut drives = Vec::new();
@@ -103,7 +103,9 @@ impl Machine {
         }
         let net = config.net.map(Net::new).transpose()?;
         let traffic = net.as_ref().map(Net::counters);
-        let parts = devices::fresh(blocks, config.cid, config.vsock, net)?;
+        let balloon = Balloon::new();
+        let control = balloon.control();
+        let parts = devices::fresh(blocks, config.cid, config.vsock, balloon, net)?;
         let transports = devices::assemble(parts, ram.memory())?;
         meter.phase("make devices");
         let serial_irq = devices::event()?;
@@ -140,12 +142,24 @@ impl Machine {
         };
         meter.phase("gather facts");
         let pagers = Pagers::default();
-        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts, traffic })
+        Ok(Self {
+            crew,
+            pagers,
+            vm,
+            kvm,
+            bus,
+            ram,
+            state: RunState::Paused,
+            facts,
+            traffic,
+            balloon: control,
+        })
     }
 
-    /// Makes a microVM that is about to go on where it was saved.
+    /// Makes a microVM that is about to go on where it was saved, of what was prepared for it if anything was.
     pub(crate) fn restore(
         config: RestoreConfig,
+        ready: Option<Bare>,
         exit: &Arc<ExitSignal>,
         meter: &mut Meter,
     ) -> Result<Self, StartError> {
@@ -158,33 +172,27 @@ impl Machine {
         snapshot::check_host(dir, &info, &host)?;
         snapshot::check_memory_size(dir, &info)?;
         meter.phase("read state");
-        let kvm = meter.kvm(vm::open_kvm)?;
-        let template = meter.kvm(|| vm::cpu_template(&kvm, info.vcpus))?;
-        if template.hash() != info.cpuid_hash {
-            let (needed, found) = (info.cpuid_hash, template.hash());
+        let bare = Bare::fitting(ready, info.vcpus, meter)?;
+        let cpuid_hash = bare.template().hash();
+        if cpuid_hash != info.cpuid_hash {
+            let (needed, found) = (info.cpuid_hash, cpuid_hash);
             let source = Mismatch { property: "CPUID hash", needed, found };
             return Err(SnapshotError::Incompatible { dir: config.dir, source }.into());
         }
-        meter.phase("open KVM, CPUID");
         let restored = memory::restore::restore(dir, &info, config.base.as_deref(), config.options)?;
         let (ram, pagers) = Pagers::take(restored)?;
         meter.phase("map memory");
-        let vm = meter.kvm(|| Vm::new(&kvm, &ram))?;
-        meter.phase("create VM");
-        let mut vcpus = Vec::new();
-        for (id, state) in (0u8..).zip(&saved.vcpus) {
-            let vcpu = meter.kvm(|| vm.vcpu(id))?;
+        let Plugged { kvm, template, vm, vcpus } = bare.plug(&ram, meter)?;
+        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
             meter
                 .kvm(|| {
                     vm::check_xsave(vm.xsave_size())?;
-                    vcpu.set_cpuid(&template.for_vcpu(id))?;
                     vcpu.match_tsc(info.tsc_khz, vm.tsc_scalable(), template.has_deadline_timer())?;
                     vcpu.restore(state)
                 })
                 .map_err(StartError::RestoreVcpu)?;
-            vcpus.push(vcpu);
         }
-        meter.phase("create and restore vCPUs");
+        meter.phase("restore vCPUs");
         meter.kvm(|| vm.restore(&saved.vm)).map_err(StartError::RestoreVm)?;
         meter.phase("restore interrupt controllers");
 
@@ -197,7 +205,9 @@ impl Machine {
             drives.iter().zip(&blocks).map(|(drive, block)| drive_info(drive, block.sectors())).collect();
         let net = devices::saved_net(&saved.devices.virtio, config.net)?;
         let traffic = net.as_ref().map(Net::counters);
-        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock, net)?;
+        let balloon = Balloon::new();
+        let control = balloon.control();
+        let parts = devices::saved(saved.devices.virtio, blocks, info.cid, config.vsock, balloon, net)?;
         let transports = devices::assemble(parts, ram.memory())?;
         meter.phase("make devices");
         let serial_irq = devices::event()?;
@@ -221,7 +231,18 @@ impl Machine {
             drives: recorded,
             cid: info.cid,
         };
-        Ok(Self { crew, pagers, vm, kvm, bus, ram, state: RunState::Paused, facts, traffic })
+        Ok(Self {
+            crew,
+            pagers,
+            vm,
+            kvm,
+            bus,
+            ram,
+            state: RunState::Paused,
+            facts,
+            traffic,
+            balloon: control,
+        })
     }
 
     /// The devices.

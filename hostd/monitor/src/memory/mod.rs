@@ -5,6 +5,9 @@
 //! is what the restore modes differ in ([`restore`]).
 
 mod dump;
+#[cfg(test)]
+mod given;
+mod own;
 mod pagemap;
 mod populate;
 mod ram;
@@ -15,6 +18,7 @@ mod uffd;
 use vm_memory::GuestAddress;
 
 pub(crate) use dump::{DumpError, create, dump, touched_pages};
+pub(crate) use own::{allow_large_pages, own_bytes};
 pub(crate) use populate::{Extent, Populator};
 pub(crate) use ram::{GuestRam, RamError};
 pub(crate) use reap::Handler;

@@ -289,8 +289,8 @@ pub(crate) mod tests {
     use mote_snapshot::{BuildOptions, WorkingSet, build};
     use vm_memory::{Bytes, GuestAddress};
 
-    const SIZE: u64 = 32 << 20;
-    const MODES: [RestoreMode; 6] = [
+    pub(crate) const SIZE: u64 = 32 << 20;
+    pub(crate) const MODES: [RestoreMode; 6] = [
         RestoreMode::Lazy,
         RestoreMode::Cached,
         RestoreMode::Concurrent,
@@ -317,7 +317,7 @@ pub(crate) mod tests {
     }
 
     /// A snapshot's memory with every kind of page, and its checksum.
-    fn snapshot(dir: &Path) -> (Vec<u8>, String) {
+    pub(crate) fn snapshot(dir: &Path) -> (Vec<u8>, String) {
         let ram = GuestRam::new(SIZE).unwrap();
         let mut content = vec![0u8; SIZE as usize];
         let mut set = WorkingSet::new((SIZE / 4096) as usize);

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const MAGIC: [u8; 8] = *b"MOTESNAP";
 
 /// Version of everything behind the header. Raised with every change of a section's content.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 const HEADER_LENGTH: usize = 32;
 const CHECKED_HEADER: usize = 24;

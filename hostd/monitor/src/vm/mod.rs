@@ -11,7 +11,7 @@ use std::arch::x86_64::__cpuid;
 
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_MAX_CPUID_ENTRIES,
-    KVM_PIT_SPEAKER_DUMMY, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_irqchip, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -90,16 +90,21 @@ pub(crate) fn msrs_to_save(kvm: &Kvm) -> Result<Vec<u32>, VmError> {
     Ok(msr::to_save(listed.as_slice()))
 }
 
-/// A virtual machine with memory and interrupt controllers.
+/// A virtual machine.
 #[derive(Debug)]
 pub(crate) struct Vm {
     pub(crate) fd: VmFd,
 }
 
 impl Vm {
-    /// Makes the machine. `ram` must outlive it: the guest writes to these addresses.
-    pub(crate) fn new(kvm: &Kvm, ram: &GuestRam) -> Result<Self, VmError> {
+    /// Makes a machine with nothing in it.
+    pub(crate) fn new(kvm: &Kvm) -> Result<Self, VmError> {
         let fd = kvm.create_vm().map_err(kvm_error("KVM_CREATE_VM"))?;
+        Ok(Self { fd })
+    }
+
+    /// Gives it memory. `ram` must outlive it: the guest writes to these addresses.
+    pub(crate) fn plug(&self, ram: &GuestRam) -> Result<(), VmError> {
         for (slot, range) in (0u32..).zip(ram.ranges()) {
             let region = kvm_userspace_memory_region {
                 slot,
@@ -110,13 +115,23 @@ impl Vm {
             };
             // SAFETY: the range is mapped, does not overlap another slot, and stays mapped until the process is
             // done with the machine: `Machine` owns both and drops the machine first.
-            unsafe { fd.set_user_memory_region(region) }.map_err(kvm_error("KVM_SET_USER_MEMORY_REGION"))?;
+            unsafe { self.fd.set_user_memory_region(region) }
+                .map_err(kvm_error("KVM_SET_USER_MEMORY_REGION"))?;
         }
-        fd.set_tss_address(TSS_ADDRESS).map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
-        fd.create_irq_chip().map_err(kvm_error("KVM_CREATE_IRQCHIP"))?;
+        Ok(())
+    }
+
+    /// Adds the interrupt controllers and the timer, which vCPUs need.
+    pub(crate) fn add_controllers(&self) -> Result<(), VmError> {
+        self.fd.set_tss_address(TSS_ADDRESS).map_err(kvm_error("KVM_SET_TSS_ADDR"))?;
+        self.fd.create_irq_chip().map_err(kvm_error("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        fd.create_pit2(pit).map_err(kvm_error("KVM_CREATE_PIT2"))?;
-        Ok(Self { fd })
+        self.fd.create_pit2(pit).map_err(kvm_error("KVM_CREATE_PIT2"))
+    }
+
+    /// Has the guest's clock begin now, not when the machine was made.
+    pub(crate) fn start_clock(&self) -> Result<(), VmError> {
+        self.fd.set_clock(&kvm_clock_data::default()).map_err(kvm_error("KVM_SET_CLOCK"))
     }
 
     /// Adds vCPU `id`.

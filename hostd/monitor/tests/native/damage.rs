@@ -46,7 +46,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Writes the snapshot of a microVM with the files for its quick restore into `dir`.
-fn save(monitor: &mut Monitor, dir: &Path, base: Option<&Path>) {
+pub fn save(monitor: &mut Monitor, dir: &Path, base: Option<&Path>) {
     let mut client = monitor.client();
     assert!(client.request(&Request::Pause).unwrap().ok);
     let saved = client.request(&Request::Snapshot { dir: dir.to_owned(), sync: false }).unwrap();

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of a test may fail the test")]
 
+mod balloon;
+mod blank;
 mod damage;
 mod net;
 mod support;

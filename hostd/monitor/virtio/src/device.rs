@@ -9,6 +9,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::Interrupt;
+use crate::balloon::BalloonState;
 use crate::block::BlockState;
 use crate::net::NetState;
 use crate::rng::RngState;
@@ -18,7 +19,7 @@ use crate::vsock::VsockState;
 ///
 /// The transport owns queues and memory and lends them as [`DeviceIo`]; a device holds only what is its own.
 pub trait VirtioDevice: Send {
-    /// Device type of the virtio specification (1 network, 2 block, 4 entropy, 19 socket).
+    /// Device type of the virtio specification (1 network, 2 block, 4 entropy, 5 balloon, 19 socket).
     fn device_type(&self) -> u32;
 
     /// Largest size of each queue, in entries; each a power of two.
@@ -30,7 +31,7 @@ pub trait VirtioDevice: Send {
     /// Reads `data.len()` bytes of the configuration space at `offset`; bytes past its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// Writes to the configuration space. None of our devices has a writable field.
+    /// Writes to the configuration space. No device of ours has a field whose writing matters.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     /// The driver is ready (or the device was restored with a ready driver): start to serve.
@@ -175,6 +176,8 @@ pub enum DeviceState {
     Rng(RngState),
     /// Network device.
     Net(NetState),
+    /// Balloon.
+    Balloon(BalloonState),
 }
 
 /// A device cannot start.
@@ -239,6 +242,7 @@ impl DeviceState {
             Self::Vsock(_) => "a socket device",
             Self::Rng(_) => "an entropy device",
             Self::Net(_) => "a network device",
+            Self::Balloon(_) => "a balloon",
         }
     }
 }

@@ -1,8 +1,8 @@
-//! virtio-mmio transport and devices of the monitor: block, vsock, rng, net.
+//! virtio-mmio transport and devices of the monitor: block, vsock, rng, net, balloon.
 //!
 //! # How a monitor uses it
 //!
-//! 1. Make a device ([`Block`], [`Vsock`], [`Rng`], [`Net`]) and wrap it: [`MmioTransport::new`], in an `Arc`.
+//! 1. Make a device ([`Block`], [`Vsock`], [`Rng`], [`Net`], [`Balloon`]) and wrap it: [`MmioTransport::new`], in an `Arc`.
 //! 2. Give the guest a 4 KiB window ([`MMIO_WINDOW`]); vCPU threads pass exits in it to
 //!    [`MmioTransport::read`] and [`MmioTransport::write`].
 //! 3. Register the transport's [`irq`](MmioTransport::irq) as a KVM irqfd, and each of
@@ -24,6 +24,7 @@
 // Tests make bytes of counters everywhere; the library itself is checked when built without them.
 #![cfg_attr(test, allow(clippy::cast_possible_truncation))]
 
+pub mod balloon;
 pub mod block;
 mod chain;
 mod device;
@@ -36,6 +37,7 @@ pub mod rng;
 mod testing;
 pub mod vsock;
 
+pub use balloon::{Balloon, BalloonControl};
 pub use block::{Block, BlockConfig, BlockError};
 pub use chain::{Buffers, ChainError};
 pub use device::{ActivateError, DeviceIo, DeviceState, RestoreDeviceError, Served, VirtioDevice};

@@ -13,6 +13,10 @@ use crate::ids::{CallId, FunctionId, NodeId, Time};
 use crate::queue::Waiting;
 use crate::states::State;
 
+/// The part of a call's patience that its turn must come within, by what calls take of late: they may take longer, and a
+/// call that waited in vain is worse off than one that was told.
+const HOPE: (u32, u32) = (3, 4);
+
 const LEAST_RETRY: Duration = Duration::from_secs(1);
 const MOST_RETRY: Duration = Duration::from_secs(60);
 
@@ -22,6 +26,7 @@ impl Scheduler {
         call: CallId,
         function: FunctionId,
         deadline: Time,
+        fresh: bool,
         out: &mut Vec<Decision>,
     ) -> Result<(), EventError> {
         let f = function.0;
@@ -38,15 +43,23 @@ impl Scheduler {
         self.note_call(f);
         self.order += 1;
         let waiting = Waiting { deadline, order: self.order, call };
+        if fresh {
+            self.start_fresh(f, waiting, out);
+            return Ok(());
+        }
         // Those that came before go first; while they wait for memory, one more look for it is of no use.
-        let (behind, more) = {
+        let (behind, more, building) = {
             let function = &self.functions[f as usize];
             let coming = function.starting - function.bound;
-            (!function.queue.is_empty(), function.queue.len() >= coming)
+            (!function.queue.is_empty(), function.queue.len() >= coming, function.building)
         };
+        let start = more && !building;
         let limit = self.fair.limit(f);
-        let found =
-            if limit.is_some() || self.fair.waits(f) || behind && !more { None } else { self.find(f, more) };
+        let found = if limit.is_some() || self.fair.waits(f) || behind && !start {
+            None
+        } else {
+            self.find(f, start)
+        };
         match found {
             Some(Found::Warm(slot)) if !behind => {
                 self.hand(slot, waiting, true, out);
@@ -59,7 +72,7 @@ impl Scheduler {
             }
             _ => {}
         }
-        if more && let Some(reason) = self.full(f) {
+        if more && let Some(reason) = self.full(f, deadline) {
             self.refuse(f, call, reason, out);
             return Ok(());
         }
@@ -71,13 +84,26 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Starts a sandbox for this call alone.
+    fn start_fresh(&mut self, f: u32, waiting: Waiting, out: &mut Vec<Decision>) {
+        let node = if self.fair.limit(f).is_some() { None } else { self.choose_node(f) };
+        let Some(n) = node else {
+            self.refuse(f, waiting.call, Refusal::NoRoom, out);
+            return;
+        };
+        out.push(Decision::Queue { call: waiting.call });
+        self.waiting += 1;
+        self.fair.count(f, 1, 0);
+        self.start_bound(f, n, Some(waiting), out);
+    }
+
     /// Why a call of this function can never be served, if so.
     pub(super) fn never(&self, f: u32) -> Option<Refusal> {
         let spec = &self.functions[f as usize].spec;
         let tenant = self.fair.tenant_spec(spec.tenant.0);
         let base = spec.base.map_or(0, |base| self.images[base.at()]);
         let need = spec.private.saturating_add(spec.snapshot.unwrap_or(0)).saturating_add(base);
-        if spec.concurrency == 0 || tenant.max_concurrency == 0 {
+        if spec.limits.concurrency == 0 || tenant.max_concurrency == 0 {
             Some(Refusal::Forbidden)
         } else if need > self.largest || spec.private > tenant.max_memory {
             Some(Refusal::TooBig)
@@ -86,16 +112,19 @@ impl Scheduler {
         }
     }
 
-    /// Why another call may not wait, if so.
-    fn full(&self, f: u32) -> Option<Refusal> {
+    /// Why another call may not wait until then, if so.
+    fn full(&self, f: u32, deadline: Time) -> Option<Refusal> {
         let function = &self.functions[f as usize];
-        if function.queue.len().saturating_sub(function.starting - function.bound) >= function.spec.max_queue
+        if function.queue.len().saturating_sub(function.starting - function.bound)
+            >= function.spec.limits.max_queue
         {
             Some(Refusal::FunctionQueueFull)
         } else if !self.fair.may_queue(f) {
             Some(Refusal::TenantQueueFull)
         } else if self.waiting.saturating_sub(self.starting) >= self.config.max_queue {
             Some(Refusal::QueueFull)
+        } else if self.fair.in_use(f) > 0 && self.wait(f) > deadline.since(self.now) / HOPE.1 * HOPE.0 {
+            Some(Refusal::Hopeless)
         } else {
             None
         }
@@ -139,18 +168,22 @@ impl Scheduler {
 
     /// Starts a sandbox on a node for a call that waits. False if that cannot be.
     pub(super) fn start_for_call(&mut self, f: u32, n: u32, out: &mut Vec<Decision>) -> bool {
-        let Some(slot) = self.start(f, n, Why::Call, out) else { return false };
+        let early = self.config.binding == Binding::Early;
+        let waiting = if early { self.functions[f as usize].queue.pop() } else { None };
+        self.start_bound(f, n, waiting, out)
+    }
+
+    /// The same, for this call if there is one, which counts as waiting and is in no queue. If that cannot be, it is
+    /// in the queue.
+    fn start_bound(&mut self, f: u32, n: u32, waiting: Option<Waiting>, out: &mut Vec<Decision>) -> bool {
+        let Some(slot) = self.start(f, n, Why::Call, waiting, out) else {
+            waiting.into_iter().for_each(|waiting| self.put_back(f, waiting));
+            return false;
+        };
         self.fair.charge(f, self.sandboxes[slot].booked);
         self.fair.count(f, 0, 1);
         self.starting += 1;
         self.sandboxes[slot].charged = true;
-        if self.config.binding == Binding::Early
-            && let Some(waiting) = self.functions[f as usize].queue.pop()
-        {
-            self.functions[f as usize].bound += 1;
-            self.sandboxes[slot].bound = Some(waiting);
-            self.expiries.set(&mut self.expiry_positions, slot, waiting.deadline);
-        }
         true
     }
 
@@ -243,12 +276,16 @@ impl Scheduler {
         }
     }
 
-    /// When those that wait now may be served.
-    fn retry_after(&self, f: u32) -> Duration {
+    /// When those that wait now, and one more, will have been served, by what calls take of late.
+    fn wait(&self, f: u32) -> Duration {
         let function = &self.functions[f as usize];
         let turns = u64::from(function.queue.len()) + 1;
         let at_once = u64::from(self.fair.in_use(f).max(1));
-        Duration::from_micros(function.mean.saturating_mul(turns) / at_once).clamp(LEAST_RETRY, MOST_RETRY)
+        Duration::from_micros(function.mean.saturating_mul(turns) / at_once)
+    }
+
+    fn retry_after(&self, f: u32) -> Duration {
+        self.wait(f).clamp(LEAST_RETRY, MOST_RETRY)
     }
 
     pub(super) fn cancelled(&mut self, call: CallId, function: FunctionId) -> Result<(), EventError> {
@@ -278,7 +315,7 @@ impl Scheduler {
     /// Whether the function wants more sandboxes to be started than are.
     pub(super) fn wants(&self, f: u32) -> bool {
         let function = &self.functions[f as usize];
-        function.queue.len() > function.starting - function.bound
+        !function.building && function.queue.len() > function.starting - function.bound
     }
 
     /// It may have a limit of its own: then it waits for the end of a call of its own.

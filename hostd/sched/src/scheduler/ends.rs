@@ -9,6 +9,8 @@ use crate::states::State;
 
 /// The mean duration moves by one part in so many with every call.
 const MEAN_OVER: u64 = 8;
+/// So often the pause before a start that no call waits for is doubled, while starts fail: to about a minute.
+const PAUSES_DOUBLED: u32 = 7;
 
 impl Scheduler {
     fn untimely(&self, slot: u32, event: &'static str) -> EventError {
@@ -31,7 +33,8 @@ impl Scheduler {
         let bound = self.unbind(slot);
         self.leave_restoring(slot);
         self.turn(slot, State::Ready)?;
-        self.functions[f as usize].failures = 0;
+        let function = &mut self.functions[f as usize];
+        (function.failures, function.vain) = (0, 0);
         if let Some(waiting) = bound {
             self.hand_bound(slot, waiting, out);
             return Ok(());
@@ -68,7 +71,9 @@ impl Scheduler {
         } else {
             let function = &mut self.functions[f as usize];
             function.failures += 1;
-            function.held_until = self.now.after(self.config.fair_wait());
+            let pause = self.config.fair_wait() * (1 << function.vain.min(PAUSES_DOUBLED));
+            function.vain = function.vain.saturating_add(1);
+            function.held_until = self.now.after(pause);
             if fatal || function.failures >= self.config.max_start_failures {
                 function.failures = 0;
                 self.refuse_all(f, Refusal::StartFailed, out);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Scheduler, number};
-use crate::config::FunctionSpec;
+use crate::config::{FunctionSpec, Limits};
 use crate::events::{Decision, EventError, Refusal, Retirement};
 use crate::heap::NOWHERE;
 use crate::ids::{FunctionId, Time};
@@ -19,6 +19,8 @@ pub(super) struct Function {
     pub(super) spec: FunctionSpec,
     /// Not removed.
     pub(super) present: bool,
+    /// Its snapshot is being made: calls wait for that.
+    pub(super) building: bool,
     pub(super) hash: u64,
     /// Its own order of nodes.
     pub(super) walk: Walk,
@@ -58,8 +60,10 @@ pub(super) struct Function {
     pub(super) mean: u64,
     /// Calls since it last had no sandbox.
     pub(super) frequency: u64,
-    /// Starts that failed in a row, and until when none is made that no call waits for.
+    /// Starts that failed in a row since calls that waited were last refused; and in all, and until when none is made
+    /// that no call waits for.
     pub(super) failures: u32,
+    pub(super) vain: u32,
     pub(super) held_until: Time,
 }
 
@@ -79,12 +83,13 @@ impl Scheduler {
             return Err(EventError::UnknownTenant(spec.tenant));
         }
         let spec = self.known_base(spec);
-        let f = number(self.functions.len());
+        let f = self.vacant.pop().unwrap_or_else(|| number(self.functions.len()));
         let hash = mix(u64::from(f) ^ self.config.seed.rotate_left(32));
-        self.fair.add_function(spec.tenant.0, spec.concurrency, spec.reserved, spec.private);
-        self.functions.push(Function {
+        self.fair.add_function(f, spec.tenant.0, spec.limits.concurrency, spec.limits.reserved, spec.private);
+        let function = Function {
             spec,
             present: true,
+            building: false,
             hash,
             walk: self.ring.walk(hash),
             queue: CallQueue::default(),
@@ -111,19 +116,34 @@ impl Scheduler {
             mean: 0,
             frequency: 0,
             failures: 0,
+            vain: 0,
             held_until: Time::default(),
-        });
-        for positions in [
-            &mut self.deadline_positions,
-            &mut self.prewarm_positions,
-            &mut self.retry_positions,
-            &mut self.starved_positions,
-        ] {
-            positions.push(NOWHERE);
-        }
+        };
+        self.seat(f, function);
         self.want_provisioned(f);
         self.settle(out);
         Ok(FunctionId(f))
+    }
+
+    /// Puts it where its number says. Nothing is due for it yet.
+    fn seat(&mut self, f: u32, function: Function) {
+        let due = [
+            (&mut self.deadlines, &mut self.deadline_positions),
+            (&mut self.prewarms, &mut self.prewarm_positions),
+            (&mut self.retries, &mut self.retry_positions),
+            (&mut self.starved, &mut self.starved_positions),
+        ];
+        if let Some(old) = self.functions.get_mut(f as usize) {
+            *old = function;
+            for (heap, positions) in due {
+                heap.remove(positions, f);
+            }
+            return;
+        }
+        self.functions.push(function);
+        for (_, positions) in due {
+            positions.push(NOWHERE);
+        }
     }
 
     /// A base nobody told of is none.
@@ -142,8 +162,49 @@ impl Scheduler {
 
     pub(super) fn snapshot(&mut self, function: FunctionId, shared: Option<u64>) -> Result<(), EventError> {
         let f = self.present(function)?;
-        self.functions[f as usize].spec.snapshot = shared;
+        let function = &mut self.functions[f as usize];
+        function.spec.snapshot = shared;
         self.released = true;
+        if std::mem::take(&mut function.building) {
+            self.want_provisioned(f);
+            self.await_turn(f);
+        }
+        Ok(())
+    }
+
+    pub(super) fn building(&mut self, function: FunctionId) -> Result<(), EventError> {
+        let f = self.present(function)?;
+        self.functions[f as usize].building = true;
+        self.check_turn(f);
+        Ok(())
+    }
+
+    pub(super) fn limited(
+        &mut self,
+        function: FunctionId,
+        limits: Limits,
+        out: &mut Vec<Decision>,
+    ) -> Result<(), EventError> {
+        let f = self.present(function)?;
+        let function = &mut self.functions[f as usize];
+        function.spec.limits = limits;
+        // Whoever says so wants to see whether they come up now.
+        (function.vain, function.held_until) = (0, self.now);
+        let private = function.spec.private;
+        self.fair.change_function(f, limits.concurrency, limits.reserved, private);
+        if let Some(reason) = self.never(f) {
+            self.refuse_all(f, reason, out);
+        }
+        let mut slot = self.functions[f as usize].first;
+        while slot != NOWHERE && self.functions[f as usize].pinned > limits.provisioned {
+            if self.sandboxes[slot].pinned {
+                self.unpin(slot);
+            }
+            slot = self.sandboxes[slot].next;
+        }
+        self.want_provisioned(f);
+        self.released = true;
+        self.await_turn(f);
         Ok(())
     }
 
@@ -157,10 +218,11 @@ impl Scheduler {
         let mut spec = self.known_base(spec);
         spec.tenant = self.functions[f as usize].spec.tenant;
         self.end_all(f, true, out);
-        self.fair.change_function(f, spec.concurrency, spec.reserved, spec.private);
+        self.fair.change_function(f, spec.limits.concurrency, spec.limits.reserved, spec.private);
         let function = &mut self.functions[f as usize];
         function.spec = spec;
-        function.failures = 0;
+        function.building = false;
+        (function.failures, function.vain, function.held_until) = (0, 0, self.now);
         if let Some(reason) = self.never(f) {
             self.refuse_all(f, reason, out);
         }
@@ -177,7 +239,12 @@ impl Scheduler {
         out: &mut Vec<Decision>,
     ) -> Result<(), EventError> {
         let f = self.present(function)?;
-        self.functions[f as usize].present = false;
+        let function = &mut self.functions[f as usize];
+        function.present = false;
+        // Else when the last sandbox is gone.
+        if function.alive == 0 {
+            self.vacant.push(f);
+        }
         self.end_all(f, true, out);
         self.refuse_all(f, Refusal::Gone, out);
         self.withdraw(f);

@@ -13,7 +13,7 @@ mod waiting;
 
 use crate::config::{Config, FunctionSpec, NodeSpec, TenantSpec};
 use crate::events::{Decision, Event, EventError};
-use crate::fair::Fair;
+use crate::fair::{Fair, Limit};
 use crate::heap::{Heap, NOWHERE};
 use crate::ids::{FunctionId, ImageId, NodeId, SandboxId, TenantId, Time};
 use crate::policy::eviction::EvictionPolicy;
@@ -52,6 +52,8 @@ pub struct Scheduler {
     images: Vec<u64>,
 
     functions: Vec<Function>,
+    /// Numbers of functions that were removed and of which nothing is left.
+    vacant: Vec<u32>,
     fair: Fair,
     sandboxes: Table,
     /// Sandboxes of a function on a node.
@@ -113,6 +115,7 @@ impl Scheduler {
             largest: 0,
             images: Vec::new(),
             functions: Vec::new(),
+            vacant: Vec::new(),
             fair: Fair::default(),
             sandboxes: Table::default(),
             places: Vec::new(),
@@ -173,7 +176,9 @@ impl Scheduler {
     pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Decision>) -> Result<(), EventError> {
         self.advance(now, out);
         let result = match event {
-            Event::Arrived { call, function, deadline } => self.arrived(call, function, deadline, out),
+            Event::Arrived { call, function, deadline, fresh } => {
+                self.arrived(call, function, deadline, fresh, out)
+            }
             Event::Cancelled { call, function } => self.cancelled(call, function),
             Event::Ready { sandbox } => self.ready(sandbox, out),
             Event::Failed { sandbox, fatal } => self.failed(sandbox, fatal, out),
@@ -181,7 +186,9 @@ impl Scheduler {
             Event::Gone { sandbox } => self.gone(sandbox, out),
             Event::Measured { sandbox, private } => self.measured(sandbox, private, out),
             Event::Timer => Ok(()),
+            Event::Building { function } => self.building(function),
             Event::Snapshot { function, shared } => self.snapshot(function, shared),
+            Event::Limited { function, limits } => self.limited(function, limits, out),
             Event::Changed { function, spec } => self.changed(function, *spec, out),
             Event::Removed { function } => self.removed(function, out),
         };
@@ -265,6 +272,11 @@ impl Scheduler {
             starting: function.starting,
             idle: function.warm,
         })
+    }
+
+    /// What stands against another call of a function at once, if it is not memory.
+    pub fn limit(&self, function: FunctionId) -> Option<Limit> {
+        self.functions.get(function.at()).and_then(|_| self.fair.limit(function.0))
     }
 
     /// What a function is.

@@ -185,7 +185,11 @@ impl Scheduler {
         function.alive -= 1;
         if function.alive == 0 {
             function.frequency = 0;
+            if !function.present {
+                self.vacant.push(f);
+            }
         }
+        let function = &mut self.functions[f as usize];
         if previous == NOWHERE {
             function.first = next;
         } else {

@@ -6,6 +6,7 @@ use crate::events::{Decision, How, Retirement, Why};
 use crate::heap::NOWHERE;
 use crate::ids::{FunctionId, NodeId, Time};
 use crate::policy::eviction::IdleFacts;
+use crate::queue::Waiting;
 use crate::states::{State, TransitionError};
 use crate::table::Sandbox;
 
@@ -26,8 +27,15 @@ impl Scheduler {
     }
 
     /// Starts a sandbox on a node that has room for it once enough is evicted. It begins now, in a blank if one is
-    /// there, or when that memory is back.
-    pub(super) fn start(&mut self, f: u32, n: u32, why: Why, out: &mut Vec<Decision>) -> Option<u32> {
+    /// there, or when that memory is back. A call it is for is bound to it.
+    pub(super) fn start(
+        &mut self,
+        f: u32,
+        n: u32,
+        why: Why,
+        waiting: Option<Waiting>,
+        out: &mut Vec<Decision>,
+    ) -> Option<u32> {
         let spec = &self.functions[f as usize].spec;
         let how = if spec.snapshot.is_some() { How::Restore } else { How::Cold };
         let (private, snapshot, base) = (spec.private, spec.snapshot, spec.base);
@@ -63,6 +71,11 @@ impl Scheduler {
         }
         let function = &mut self.functions[f as usize];
         function.starting += 1;
+        if let Some(waiting) = waiting {
+            function.bound += 1;
+            self.sandboxes[slot].bound = Some(waiting);
+            self.expiries.set(&mut self.expiry_positions, slot, waiting.deadline);
+        }
         if why == Why::Provisioned {
             function.pinned += 1;
             self.sandboxes[slot].pinned = true;
@@ -151,12 +164,14 @@ impl Scheduler {
             self.stats.prewarms += 1;
         }
         let (node, function, how, why) = (sandbox.node, sandbox.function, sandbox.how, sandbox.why);
+        let call = sandbox.bound.map(|waiting| waiting.call);
         out.push(Decision::Start {
             sandbox: self.sandboxes.id(slot),
             node: NodeId(node),
             function: (function != NOWHERE).then_some(FunctionId(function)),
             how,
             why,
+            call,
             in_blank,
         });
     }
@@ -253,7 +268,7 @@ impl Scheduler {
         let sandbox = &mut self.sandboxes[slot];
         let (n, f) = (sandbox.node, sandbox.function);
         let function = &mut self.functions[f as usize];
-        if !sandbox.pinned && function.pinned < function.spec.provisioned {
+        if !sandbox.pinned && function.pinned < function.spec.limits.provisioned {
             function.pinned += 1;
             sandbox.pinned = true;
         }
@@ -270,6 +285,22 @@ impl Scheduler {
         });
         node.account.shift(Part::Active, Part::Idle, sandbox.booked);
         node.evictable.set(&mut self.evict_positions, slot, (key, slot));
+    }
+
+    /// It is not one of those that are always there any more.
+    pub(super) fn unpin(&mut self, slot: u32) {
+        let warm = self.sandboxes[slot].state.is_warm();
+        if warm {
+            self.take_warm(slot);
+        }
+        let f = self.sandboxes[slot].function;
+        self.sandboxes[slot].pinned = false;
+        self.functions[f as usize].pinned -= 1;
+        if warm {
+            self.put_warm(slot);
+            let keep = self.window(f).keep;
+            self.expire(slot, keep);
+        }
     }
 
     /// The reverse, if it is warm and in the lists.

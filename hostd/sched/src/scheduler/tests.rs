@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admission::Part;
-use crate::config::{Binding, MIB};
+use crate::config::{Binding, Limits, MIB};
 use crate::events::{Refusal, Retirement};
 use crate::ids::CallId;
 use crate::policy::{Eviction, KeepAlive, Placement, Warm};
@@ -97,13 +97,64 @@ fn blanks_are_made_used_and_made_again() {
 }
 
 #[test]
+fn while_a_snapshot_is_made_calls_wait_for_it() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    let tenant = world.tenant();
+    let f = world.register(FunctionSpec {
+        limits: Limits { provisioned: 2, ..Limits::default() },
+        snapshot: Some(0),
+        ..function(tenant, 100)
+    });
+    world.starts.clear();
+    world.tell(Event::Building { function: f });
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.run_ms(150);
+    assert!(world.handed.is_empty());
+    // The two that were on their way before serve, and serve again.
+    world.run_ms(2500);
+    assert_eq!((world.handed.len(), world.starts.len()), (3, 0));
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.tell(Event::Snapshot { function: f, shared: Some(0) });
+    assert_eq!(world.starts.len(), 1);
+    world.run(10);
+    assert_eq!((world.handed.len(), world.open()), (6, 0));
+}
+
+#[test]
+fn a_fresh_call_has_a_sandbox_of_its_own_or_none() {
+    let mut world = World::new(fixed(), &[node(250)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.call(f, 60);
+    world.run(3);
+    let fresh = world.call_fresh(f, Duration::from_secs(60));
+    assert_eq!(world.starts.len(), 2, "although one is idle");
+    let ordinary = world.call(f, 60);
+    world.run_ms(500);
+    let by = |call: CallId| world.handed.iter().find(|hand| hand.call == call).map(|hand| hand.sandbox);
+    assert_eq!(by(fresh), Some(world.starts[1].sandbox));
+    assert_eq!(by(ordinary), Some(world.starts[0].sandbox));
+    world.run_ms(100);
+    let none = world.call_fresh(f, Duration::from_secs(60));
+    assert!(matches!(world.refused[..], [(call, Refusal::NoRoom, _)] if call == none));
+    world.run(10);
+    assert_eq!(world.open(), 0);
+}
+
+#[test]
 fn limits_refuse_at_once_and_say_when_to_try_again() {
     let mut world = World::new(Config { max_queue: 3, ..fixed() }, &[node(100)]);
     let tenant = world.tenant();
     let few = world.scheduler.add_tenant(TenantSpec { max_queue: 1, ..TenantSpec::default() });
-    let f = world.register(FunctionSpec { concurrency: 1, max_queue: 2, ..function(tenant, 100) });
+    let f = world.register(FunctionSpec {
+        limits: Limits { concurrency: 1, max_queue: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
     let g = world.register(function(few, 100));
-    let never = world.register(FunctionSpec { concurrency: 0, ..function(tenant, 10) });
+    let never = world.register(FunctionSpec {
+        limits: Limits { concurrency: 0, ..Limits::default() },
+        ..function(tenant, 10)
+    });
     let big = world.register(function(tenant, 101));
     let reason = |world: &mut World, function| {
         let call = world.call(function, 60);
@@ -126,13 +177,41 @@ fn limits_refuse_at_once_and_say_when_to_try_again() {
 }
 
 #[test]
+fn a_call_whose_turn_would_come_too_late_is_told_so_at_once() {
+    let mut world = World::new(fixed(), &[node(200)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.call_ms.insert(f, 980);
+    (0..2).for_each(|_| _ = world.call(f, 60));
+    world.run(3);
+    // Two at once, nearly a second each: the seventh of those that wait would have its turn after more than three.
+    (0..8).for_each(|_| _ = world.call(f, 4));
+    assert_eq!(world.refused, []);
+    world.call(f, 4);
+    assert!(
+        matches!(world.refused[..], [(_, Refusal::Hopeless, after)] if after >= Duration::from_secs(3)),
+        "{:?}",
+        world.refused
+    );
+    world.run(10);
+    assert_eq!((world.refused.len(), world.open()), (1, 0));
+}
+
+#[test]
 fn reserved_is_kept_and_provisioned_is_there() {
     let mut world = World::new(Config { fixed_s: 1.0, ..fixed() }, &[node(1000)]);
     let tenant = world.scheduler.add_tenant(TenantSpec { max_concurrency: 3, ..TenantSpec::default() });
-    let f = world.register(FunctionSpec { provisioned: 2, ..function(tenant, 100) });
-    let g = world.register(FunctionSpec { reserved: 1, ..function(tenant, 100) });
-    assert_eq!(world.starts.len(), 2);
+    let f = world.register(FunctionSpec {
+        limits: Limits { provisioned: 2, ..Limits::default() },
+        ..function(tenant, 100)
+    });
+    let g = world.register(FunctionSpec {
+        limits: Limits { reserved: 1, ..Limits::default() },
+        ..function(tenant, 100)
+    });
+    assert_eq!(world.starts.len(), 1, "the other may come from its snapshot");
     world.run(30);
+    assert_eq!(world.starts.len(), 2);
     assert_eq!(world.scheduler.function(f).unwrap().idle, 2, "kept for ever");
     (0..4).for_each(|_| _ = world.call(f, 60));
     assert_eq!((world.handed.len(), world.scheduler.waiting()), (2, 2), "one is kept for g");
@@ -143,6 +222,83 @@ fn reserved_is_kept_and_provisioned_is_there() {
     let gone = world.handed[0].sandbox;
     world.tell(Event::Gone { sandbox: gone });
     assert_eq!(world.starts.len(), 4, "another in place of the lost one");
+    world.scheduler.audit();
+}
+
+#[test]
+fn provisioned_sandboxes_come_from_the_snapshot_that_the_first_makes() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    world.tell(Event::Limited { function: f, limits: Limits { provisioned: 3, ..Limits::default() } });
+    world.tell(Event::Building { function: f });
+    world.run(10);
+    assert_eq!(world.starts.len(), 1);
+    world.tell(Event::Snapshot { function: f, shared: Some(10 * MIB) });
+    assert_eq!(world.starts.len(), 3);
+    world.run(1);
+    assert_eq!(world.scheduler.stats().restores, 2);
+    world.tell(Event::Limited { function: f, limits: Limits::default() });
+    world.run(700);
+    assert_eq!((world.retired.len(), world.scheduler.function(f).unwrap().idle), (3, 0));
+    world.scheduler.audit();
+}
+
+#[test]
+fn provisioned_sandboxes_that_do_not_come_up_are_tried_ever_more_seldom() {
+    let mut world = World::new(fixed(), &[node(1000)]);
+    world.acts = false;
+    let tenant = world.tenant();
+    let limits = Limits { provisioned: 1, ..Limits::default() };
+    let f = world.register(FunctionSpec { limits, ..function(tenant, 100) });
+    let mut failed = 0;
+    let mut fail = |world: &mut World| {
+        while let Some(started) = world.starts.get(failed).copied() {
+            world.tell(Event::Failed { sandbox: started.sandbox, fatal: true });
+            failed += 1;
+        }
+        failed
+    };
+    let (mut in_a_minute, mut later) = (0, 0);
+    for half_second in 0..1200 {
+        later = fail(&mut world);
+        if half_second == 120 {
+            in_a_minute = later;
+        }
+        world.run_ms(500);
+    }
+    assert!((4..=10).contains(&in_a_minute), "{in_a_minute}");
+    assert!((8..=20).contains(&(later - in_a_minute)), "{later} in ten minutes");
+    // A call does not wait for that, and neither does who changes the number.
+    world.call(f, 60);
+    assert_eq!(fail(&mut world), later + 1);
+    world.tell(Event::Limited { function: f, limits });
+    assert_eq!(world.starts.len(), later + 2);
+    world.scheduler.audit();
+}
+
+#[test]
+fn after_a_stall_there_is_no_herd() {
+    let mut world = World::new(fixed(), &[node(400)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    // Nothing comes up for long, and clients come again and again.
+    world.acts = false;
+    for _ in 0..10 {
+        (0..20).for_each(|_| _ = world.call(f, 5));
+        world.run(6);
+    }
+    assert_eq!((world.starts.len(), world.refused.len(), world.open()), (4, 200, 0));
+    assert!(world.refused.iter().all(|(_, why, _)| *why == Refusal::Expired));
+    // Then everything goes on: those who wait now are served by what was started, in order, and nobody else.
+    let calls: Vec<CallId> = (0..8).map(|_| world.call(f, 60)).collect();
+    world.acts = true;
+    for started in world.starts.clone() {
+        world.tell(Event::Ready { sandbox: started.sandbox });
+    }
+    world.run(10);
+    assert_eq!(world.handed.iter().map(|hand| hand.call).collect::<Vec<_>>(), calls);
+    assert_eq!((world.starts.len(), world.open()), (4, 0));
     world.scheduler.audit();
 }
 

@@ -94,11 +94,12 @@ impl Scheduler {
     fn prewarm(&mut self, f: u32, out: &mut Vec<Decision>) {
         let function = &self.functions[f as usize];
         if function.present
+            && !function.building
             && function.starting + function.warm + function.busy == 0
             && let Some(n) = self.choose_node(f)
             && self.nodes[n as usize].account.will_fit(self.need(f, n))
         {
-            self.start(f, n, Why::Prewarm, out);
+            self.start(f, n, Why::Prewarm, None, out);
             self.check_turn(f);
         }
     }

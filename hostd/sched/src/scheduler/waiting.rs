@@ -224,7 +224,8 @@ impl Scheduler {
     /// The function is to be looked at for sandboxes that are always there.
     pub(super) fn want_provisioned(&mut self, f: u32) {
         let function = &self.functions[f as usize];
-        if function.present && function.pinned < function.spec.provisioned && !self.short.contains(&f) {
+        if function.present && function.pinned < function.spec.limits.provisioned && !self.short.contains(&f)
+        {
             self.short.push(f);
         }
     }
@@ -235,14 +236,21 @@ impl Scheduler {
             let Some(f) = self.short.pop() else { return };
             loop {
                 let function = &self.functions[f as usize];
-                if !function.present || function.pinned >= function.spec.provisioned {
+                if !function.present
+                    || function.building
+                    || function.pinned >= function.spec.limits.provisioned
+                {
                     break;
                 }
+                // The others may come from the snapshot that is made of the first.
+                let alone = function.spec.snapshot.is_none();
                 // One that failed is not tried again at once.
                 let started = self.now >= function.held_until
-                    && self.choose_node(f).is_some_and(|n| self.start(f, n, Why::Provisioned, out).is_some());
+                    && self
+                        .choose_node(f)
+                        .is_some_and(|n| self.start(f, n, Why::Provisioned, None, out).is_some());
                 self.check_turn(f);
-                if !started {
+                if !started || alone {
                     self.try_again_later(f);
                     break;
                 }

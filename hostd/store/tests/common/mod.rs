@@ -24,6 +24,9 @@ pub fn config(note: &str) -> FunctionConfig {
         architectures: vec!["x86_64".into()],
         package_type: "Zip".into(),
         tags: BTreeMap::new(),
+        reserved_concurrency: None,
+        provisioned_concurrency: None,
+        provisioned_unix_ms: 0,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use mote_virtio_fuzz::{Rng, address, block, net, testing::BUFFERS, testing::Machine, vsock};
+use mote_virtio_fuzz::{Balloon, Rng, address, block, net, testing::BUFFERS, testing::Machine, vsock};
 
 #[derive(Arbitrary, Debug)]
 struct Descriptor {
@@ -27,7 +27,7 @@ struct Input {
 fuzz_target!(|input: Input| {
     let folder = tempfile::tempdir().expect("a folder");
     let (net, outside) = net();
-    let mut machine = Machine::new(match input.device % 4 {
+    let mut machine = Machine::new(match input.device % 5 {
         0 => block(folder.path()),
         1 => vsock(folder.path()),
         2 => {
@@ -35,6 +35,7 @@ fuzz_target!(|input: Input| {
             let _ = outside.send(&input.buffer[..input.buffer.len().min(0x8000)]);
             net
         }
+        3 => Box::new(Balloon::new()),
         _ => Box::new(Rng::new()),
     });
     machine.put(BUFFERS, &input.buffer[..input.buffer.len().min(0x10000)]);

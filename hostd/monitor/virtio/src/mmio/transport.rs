@@ -233,7 +233,8 @@ impl MmioTransport {
         }
     }
 
-    fn kick(&self, index: u32) {
+    /// Has queue `index` looked at, as the driver does; nothing happens while there is none.
+    pub fn kick(&self, index: u32) {
         let event = usize::try_from(index).ok().and_then(|index| self.queue_events.get(index));
         if let Some(event) = event {
             // Fails only when the counter is full, and then the event is pending anyway.

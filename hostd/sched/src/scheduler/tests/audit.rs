@@ -71,7 +71,7 @@ impl Scheduler {
             let tenant = tenants.entry(function.spec.tenant.0).or_default();
             tenant.0 += usage.1;
             tenant.1 += function.queue.len() + function.bound;
-            let reserved = if function.present { function.spec.reserved } else { 0 };
+            let reserved = if function.present { function.spec.limits.reserved } else { 0 };
             tenant.2 += usage.0.saturating_sub(reserved);
             assert!(
                 !self.fair.waits(f) || function.present && self.wants(f),

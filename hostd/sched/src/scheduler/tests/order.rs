@@ -14,9 +14,13 @@ enum Op {
     Lost(u8),
     Measured(u8, u8),
     Wait(u16),
+    Fresh { function: u8, patience_ms: u16 },
+    Building(u8),
+    Limit(u8, u8, u8),
     Snapshot(u8, Option<u8>),
     Change(u8, u8),
     Remove(u8),
+    Register(u8, u8),
     Nonsense(u8, u8),
 }
 
@@ -31,9 +35,13 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Op::Lost),
         2 => (any::<u8>(), any::<u8>()).prop_map(|(which, mib)| Op::Measured(which, mib)),
         4 => (0u16..3000).prop_map(Op::Wait),
-        1 => (any::<u8>(), any::<Option<u8>>()).prop_map(|(function, mib)| Op::Snapshot(function, mib)),
+        1 => (any::<u8>(), 0u16..5000).prop_map(|(function, patience_ms)| Op::Fresh { function, patience_ms }),
+        1 => any::<u8>().prop_map(Op::Building),
+        1 => (any::<u8>(), 0u8..3, 0u8..3).prop_map(|(which, most, always)| Op::Limit(which, most, always)),
+        2 => (any::<u8>(), any::<Option<u8>>()).prop_map(|(function, mib)| Op::Snapshot(function, mib)),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(function, mib)| Op::Change(function, mib)),
         1 => any::<u8>().prop_map(Op::Remove),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(which, mib)| Op::Register(which, mib)),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(slot, generation)| Op::Nonsense(slot, generation)),
     ]
 }
@@ -76,6 +84,15 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
+fn limits(limit: u8, reserved: u8, provisioned: u8) -> Limits {
+    Limits {
+        concurrency: if limit == 0 { u32::MAX } else { u32::from(limit) },
+        reserved: u32::from(reserved),
+        provisioned: u32::from(provisioned),
+        ..Limits::default()
+    }
+}
+
 type Size = (u8, u8, Option<u8>, u8, u8, u8);
 
 fn build(config: Config, nodes: &[(u8, u8, u8)], sizes: &[Size]) -> (World, Vec<FunctionId>) {
@@ -101,9 +118,7 @@ fn build(config: Config, nodes: &[(u8, u8, u8)], sizes: &[Size]) -> (World, Vec<
             world.register(FunctionSpec {
                 snapshot: snapshot.map(|mib| u64::from(mib % 40) * MIB),
                 base: (mib % 2 == 0).then_some(base),
-                concurrency: if *limit == 0 { u32::MAX } else { u32::from(*limit) },
-                reserved: u32::from(*reserved),
-                provisioned: u32::from(*provisioned),
+                limits: limits(*limit, *reserved, *provisioned),
                 ..function(tenants[usize::from(*tenant) % 3], u64::from(*mib % 80) + 1)
             })
         })
@@ -118,8 +133,9 @@ impl World {
         fit.get(usize::from(which) % fit.len().max(1)).copied()
     }
 
-    fn apply(&mut self, op: &Op, functions: &[FunctionId]) {
-        let function = |which: u8| functions[usize::from(which) % functions.len()];
+    fn apply(&mut self, op: &Op, functions: &mut [FunctionId]) {
+        let at = |which: u8| usize::from(which) % functions.len();
+        let function = |which: u8| functions[at(which)];
         match *op {
             Op::Call { function: which, patience_ms } => {
                 self.call_for(function(which), Duration::from_millis(u64::from(patience_ms)));
@@ -167,6 +183,16 @@ impl World {
                 self.now = self.now.after(Duration::from_millis(u64::from(ms)));
                 self.tell(Event::Timer);
             }
+            Op::Fresh { function: which, patience_ms } => {
+                self.call_fresh(function(which), Duration::from_millis(u64::from(patience_ms)));
+            }
+            Op::Limit(which, most, always) => {
+                let limits = limits(most, always / 2, always);
+                self.tell_or_gone(Event::Limited { function: function(which), limits });
+            }
+            Op::Building(which) => {
+                self.tell_or_gone(Event::Building { function: function(which) });
+            }
             Op::Snapshot(which, mib) => {
                 let shared = mib.map(|mib| u64::from(mib % 60) * MIB);
                 self.tell_or_gone(Event::Snapshot { function: function(which), shared });
@@ -179,7 +205,20 @@ impl World {
             }
             Op::Remove(which) => {
                 if which % 4 == 0 {
-                    self.tell_or_gone(Event::Removed { function: function(which / 4) });
+                    let removed = function(which / 4);
+                    self.tell_or_gone(Event::Removed { function: removed });
+                    self.removed.insert(removed);
+                }
+            }
+            Op::Register(which, mib) => {
+                let old = function(which);
+                if self.removed.remove(&old) {
+                    let spec = FunctionSpec {
+                        private: (u64::from(mib % 80) + 1) * MIB,
+                        snapshot: None,
+                        ..self.scheduler.spec(old).unwrap().clone()
+                    };
+                    functions[at(which)] = self.register(spec);
                 }
             }
             Op::Nonsense(slot, generation) => {
@@ -219,9 +258,9 @@ proptest! {
         sizes in prop::collection::vec((0u8..3, any::<u8>(), any::<Option<u8>>(), 0u8..3, 0u8..2, 0u8..2), 1..6),
         ops in prop::collection::vec(op(), 1..150),
     ) {
-        let (mut world, functions) = build(config, &nodes, &sizes);
+        let (mut world, mut functions) = build(config, &nodes, &sizes);
         for op in &ops {
-            world.apply(op, &functions);
+            world.apply(op, &mut functions);
             world.scheduler.audit();
             world.scheduler.nothing_lies_idle();
         }
@@ -232,7 +271,7 @@ proptest! {
                 break;
             }
             for op in [Op::Ready(0), Op::Ended(0, true), Op::Gone(0), Op::Wait(50)] {
-                world.apply(&op, &functions);
+                world.apply(&op, &mut functions);
                 world.scheduler.audit();
             }
         }
@@ -270,9 +309,9 @@ proptest! {
         ops in prop::collection::vec(op(), 1..100),
     ) {
         let config = Config { placement, sample: 0, headroom: 0.0, fixed_s: 100.0, ..config };
-        let (mut world, functions) = build(config, &nodes, &sizes);
+        let (mut world, mut functions) = build(config, &nodes, &sizes);
         for op in &ops {
-            world.apply(op, &functions);
+            world.apply(op, &mut functions);
             for f in 0..number(functions.len()) {
                 let best = world.scheduler.best_nodes(f);
                 match world.scheduler.choose_node(f) {

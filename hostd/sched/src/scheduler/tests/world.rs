@@ -40,6 +40,8 @@ pub(super) struct World {
     /// Whether what was decided is put on the agenda.
     pub(super) acts: bool,
     pub(super) call_ms: HashMap<FunctionId, u64>,
+    /// Functions that were removed and not replaced.
+    pub(super) removed: HashSet<FunctionId>,
     pub(super) starts: Vec<Started>,
     pub(super) handed: Vec<Handed>,
     pub(super) refused: Vec<(CallId, Refusal, Duration)>,
@@ -65,6 +67,7 @@ impl World {
             serial: 0,
             acts: true,
             call_ms: HashMap::new(),
+            removed: HashSet::new(),
             starts: Vec::new(),
             handed: Vec::new(),
             refused: Vec::new(),
@@ -94,7 +97,17 @@ impl World {
         self.calls_made += 1;
         self.calls.insert(call, (function, self.now));
         let deadline = self.now.after(patience);
-        self.tell(Event::Arrived { call, function, deadline });
+        self.tell(Event::Arrived { call, function, deadline, fresh: false });
+        call
+    }
+
+    /// A call that is to have a sandbox of its own.
+    pub(super) fn call_fresh(&mut self, function: FunctionId, patience: Duration) -> CallId {
+        let call = CallId(self.calls_made);
+        self.calls_made += 1;
+        self.calls.insert(call, (function, self.now));
+        let deadline = self.now.after(patience);
+        self.tell(Event::Arrived { call, function, deadline, fresh: true });
         call
     }
 

@@ -1,0 +1,55 @@
+//! `[scheduling]`: who is served where, and what stays.
+
+use std::time::Duration;
+
+use mote_sched::policy::{Eviction, KeepAlive, Placement, Warm};
+use mote_sched::{Binding, HistogramConfig};
+use serde::Deserialize;
+
+/// `[scheduling]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheduling {
+    warm: Warm,
+    placement: Placement,
+    eviction: Eviction,
+    keep_alive: KeepAlive,
+    binding: Binding,
+    lambda: f64,
+    alpha: f64,
+    histogram_bin_s: f64,
+    histogram_bins: u32,
+    max_queue: u32,
+    /// Calls of one function that wait at once.
+    pub max_queue_function: u32,
+    fair_wait_ms: u64,
+    headroom: f64,
+}
+
+impl Scheduling {
+    /// As the scheduler takes it. `idle`: keep-alive where no policy says otherwise.
+    pub fn config(&self, idle: Duration) -> mote_sched::Config {
+        let idle_s = idle.as_secs_f64();
+        let defaults = mote_sched::Config::default();
+        mote_sched::Config {
+            warm: self.warm,
+            placement: self.placement,
+            eviction: self.eviction,
+            keep_alive: self.keep_alive,
+            binding: self.binding,
+            lambda: self.lambda,
+            alpha: self.alpha,
+            fixed_s: idle_s,
+            histogram: HistogramConfig {
+                fallback_s: idle_s,
+                bin_s: self.histogram_bin_s,
+                bins: self.histogram_bins,
+                ..defaults.histogram
+            },
+            max_queue: self.max_queue,
+            fair_wait_ms: self.fair_wait_ms,
+            headroom: self.headroom,
+            ..defaults
+        }
+    }
+}
