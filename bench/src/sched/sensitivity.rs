@@ -28,7 +28,7 @@ const CHANGES: [Change; 15] = [
 ];
 
 /// Of so many traces: each change takes as long as the whole comparison.
-const TRACES: usize = 8;
+const TRACES: usize = 4;
 
 /// What is told of each.
 const KEYS: [&str; 12] = [
