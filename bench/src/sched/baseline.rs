@@ -32,7 +32,6 @@ pub enum Policy {
 
 #[derive(Debug, Default)]
 struct Node {
-    available_mb: u32,
     used_mb: u32,
     /// Idle sandboxes of each function, the longest first.
     idle: HashMap<u32, VecDeque<u64>>,
@@ -55,6 +54,8 @@ pub struct NodeGrained {
     node_mb: u32,
     shapes: Vec<Shape>,
     nodes: Vec<Node>,
+    /// Memory of each node that its running sandboxes leave.
+    available_mb: Vec<u32>,
     steps: Vec<usize>,
     sandboxes: HashMap<SandboxId, Sandbox>,
     random: StdRng,
@@ -65,13 +66,13 @@ pub struct NodeGrained {
 impl NodeGrained {
     /// With everything empty.
     pub fn new(policy: Policy, cluster: &Cluster, shapes: &[Shape], seed: u64) -> Self {
-        let nodes: Vec<Node> =
-            (0..cluster.nodes).map(|_| Node { available_mb: cluster.node_mb, ..Node::default() }).collect();
+        let nodes: Vec<Node> = (0..cluster.nodes).map(|_| Node::default()).collect();
         Self {
             policy,
             node_mb: cluster.node_mb,
             shapes: shapes.to_vec(),
             steps: (1..nodes.len().max(2)).filter(|step| coprime(*step, nodes.len().max(1))).collect(),
+            available_mb: vec![cluster.node_mb; nodes.len()],
             nodes,
             sandboxes: HashMap::new(),
             random: StdRng::seed_from_u64(seed),
@@ -88,11 +89,23 @@ impl NodeGrained {
         let home = part(hash, count);
         let step = self.steps.get(part(hash.wrapping_mul(0xD134_2543_DE82_EF95), self.steps.len()));
         let step = step.copied().unwrap_or(1);
-        (0..count).map(move |number| (home + number * step) % count)
+        let mut at = home;
+        (0..count).map(move |_| {
+            let node = at;
+            at += step;
+            if at >= count {
+                at -= count;
+            }
+            node
+        })
     }
 
     fn choose(&mut self, function: u32, memory_mb: u32) -> Option<usize> {
-        let available = |node: usize| self.nodes.get(node).map_or(0, |node| node.available_mb);
+        // The most common answer under load.
+        if self.available_mb.iter().max().is_none_or(|most| *most < memory_mb) {
+            return None;
+        }
+        let available = |node: usize| self.available_mb.get(node).copied().unwrap_or(0);
         let fits = |node: &usize| available(*node) >= memory_mb;
         let all = 0..self.nodes.len();
         match self.policy {
@@ -121,7 +134,9 @@ impl NodeGrained {
         let Some(memory_mb) = self.memory(function) else { return false };
         let Some(index) = self.choose(function, memory_mb) else { return false };
         let Some(node) = self.nodes.get_mut(index) else { return false };
-        node.available_mb -= memory_mb;
+        if let Some(available) = self.available_mb.get_mut(index) {
+            *available -= memory_mb;
+        }
         let warm = node.idle.get_mut(&function).and_then(VecDeque::pop_back);
         if let Some((sandbox, _)) = warm.and_then(|since| node.since.remove(&since)) {
             actions.push(Action::Run { call, sandbox });
@@ -154,7 +169,9 @@ impl NodeGrained {
         let memory_mb = self.memory(sandbox.function).unwrap_or(0);
         let Some(node) = self.nodes.get_mut(sandbox.node) else { return };
         self.idled += 1;
-        node.available_mb += memory_mb;
+        if let Some(available) = self.available_mb.get_mut(sandbox.node) {
+            *available += memory_mb;
+        }
         node.since.insert(self.idled, (id, sandbox.function));
         node.idle.entry(sandbox.function).or_default().push_back(self.idled);
     }

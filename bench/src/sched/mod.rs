@@ -43,7 +43,7 @@ use simulator::Time;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Traces to average over; all schedulers see the same. They differ much: the dissertation's three would say little.
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=100))]
     traces: u32,
     /// What the first trace is drawn from.
     #[arg(long, default_value_t = 1)]
