@@ -8,6 +8,7 @@ import pytest
 
 from mote import client, http, packages
 from mote.client import create, invoke, refused
+from mote.waiting import until
 
 IDLE_S = 6
 LATEST = "$LATEST"
@@ -60,13 +61,6 @@ def deployed(lambdas):
 
 def sandboxes(machine, name):
     return [one for one in machine.get("/system/sandboxes").json if one["function"].startswith(f"{name}@")]
-
-
-def until(what, limit_s):
-    deadline = time.monotonic() + limit_s
-    while not (value := what()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return value
 
 
 def settled(lambdas, name, limit_s=UP_S):

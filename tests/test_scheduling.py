@@ -7,6 +7,7 @@ import pytest
 
 from mote import census, client, packages
 from mote.client import create, invoke
+from mote.waiting import until
 
 IDLE_S = 20
 RECLAIM_S = 1
@@ -44,13 +45,6 @@ def lambdas(machine):
 
 def available_mb(machine):
     return machine.status()["census"]["memory_available_kb"] / 1024
-
-
-def until(what, limit_s=30.0):
-    deadline = time.monotonic() + limit_s
-    while not (value := what()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return value
 
 
 def booked_less(machine, memory_mb):

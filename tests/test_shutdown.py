@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mote import client, packages
 from mote.client import invoke, refused
+from mote.waiting import until
 
 LIMIT_S = 30
 CHECKED = re.compile("checked|formatted", re.IGNORECASE)
@@ -52,17 +53,10 @@ def call_under_way(box, lambdas, seconds):
 
     thread = threading.Thread(target=call)
     thread.start()
-    wait_until(lambda: any(sandbox["state"] == "busy" for sandbox in box.get("/system/sandboxes").json))
+    assert until(lambda: any(sandbox["state"] == "busy" for sandbox in box.get("/system/sandboxes").json), 20)
     yield got
     thread.join(30)
     assert got, "The call has not ended"
-
-
-def wait_until(holds, limit_s=20):
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, "It does not come true"
-        time.sleep(0.1)
 
 
 def assert_orderly(box):
@@ -79,7 +73,7 @@ def assert_orderly(box):
 def test_power_button_then_everything_is_still_there(box, lambdas):
     with call_under_way(box, lambdas, 5) as slow:
         box.press_power_button()
-        wait_until(lambda: box.get("/readyz").status == 503)
+        assert until(lambda: box.get("/readyz").status == 503, 20)
         # Who comes now is told so.
         for refuse in (
             lambda: invoke(lambdas, "stays", {"op": "echo"}),

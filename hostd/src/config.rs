@@ -2,7 +2,6 @@
 
 mod lines;
 mod network;
-mod scheduling;
 
 use std::arch::x86_64::__cpuid;
 use std::net::SocketAddr;
@@ -15,7 +14,6 @@ use mote_store::SnapshotKind;
 use serde::Deserialize;
 
 pub use network::{Layout, Network, TenantConfig};
-pub use scheduling::Scheduling;
 
 /// Everything an operator can set. The defaults and the meaning of every key stand in `config/mote.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -26,7 +24,7 @@ pub struct Config {
     /// The microVMs.
     pub sandbox: Sandbox,
     /// Who is served where, and what stays.
-    pub scheduling: Scheduling,
+    pub scheduling: mote_sched::Settings,
     /// How snapshots are taken and restored.
     pub snapshot: Snapshot,
     /// Tenants and their networks.

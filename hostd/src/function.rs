@@ -138,14 +138,15 @@ pub fn start_spec(record: &FunctionRecord, config: &Config, store: &Store) -> St
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::path::Path;
 
     use mote_store::{CodeRecord, FunctionConfig};
 
     use super::*;
 
-    fn record() -> FunctionRecord {
+    /// Some function, for tests.
+    pub fn record() -> FunctionRecord {
         FunctionRecord {
             name: "f".to_owned(),
             config: FunctionConfig {

@@ -23,12 +23,11 @@ use crate::deploy::{self, DeployError};
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
 use crate::service::{Service, blocking};
-use crate::text::chain;
+use crate::text::{chain, unix_ms};
 use crate::{Version, function, service, snapshots};
 
 use words::{
     RETRY_AFTER, answered, call, check_tenant, describe, provisioned, replace, reply, revision, serve_error,
-    unix_ms,
 };
 
 /// How often a call is made to be recorded: the clean snapshot is made durable behind the call that made it.

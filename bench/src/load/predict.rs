@@ -1,7 +1,8 @@
 //! What the simulator says of the same calls on a machine of the same size.
 
-use mote_sched::policy::{Eviction, KeepAlive, Placement, Warm};
-use mote_sched::{Binding, Config, HistogramConfig, Stats};
+use std::time::Duration;
+
+use mote_sched::{Config, Settings, Stats};
 use num_traits::ToPrimitive;
 use serde::Deserialize;
 
@@ -24,29 +25,13 @@ const SECOND: Time = 1_000_000;
 #[derive(Debug, Clone, Deserialize)]
 pub struct Configured {
     sandbox: Sandbox,
-    scheduling: Scheduling,
+    scheduling: Settings,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Sandbox {
     queue_s: u64,
     reclaim_s: u64,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Scheduling {
-    warm: Warm,
-    placement: Placement,
-    eviction: Eviction,
-    keep_alive: KeepAlive,
-    binding: Binding,
-    lambda: f64,
-    alpha: f64,
-    histogram_bin_s: f64,
-    histogram_bins: u32,
-    max_queue: u32,
-    fair_wait_ms: u64,
-    headroom: f64,
 }
 
 impl Configured {
@@ -60,29 +45,8 @@ impl Configured {
         self.sandbox.reclaim_s
     }
 
-    fn config(&self, idle_timeout_s: f64) -> Config {
-        let own = &self.scheduling;
-        let defaults = Config::default();
-        Config {
-            warm: own.warm,
-            placement: own.placement,
-            eviction: own.eviction,
-            keep_alive: own.keep_alive,
-            binding: own.binding,
-            lambda: own.lambda,
-            alpha: own.alpha,
-            fixed_s: idle_timeout_s,
-            histogram: HistogramConfig {
-                fallback_s: idle_timeout_s,
-                bin_s: own.histogram_bin_s,
-                bins: own.histogram_bins,
-                ..defaults.histogram
-            },
-            max_queue: own.max_queue,
-            fair_wait_ms: own.fair_wait_ms,
-            headroom: own.headroom,
-            ..defaults
-        }
+    fn config(&self, idle_timeout_s: f64) -> Outcome<Config> {
+        Ok(self.scheduling.config(Duration::try_from_secs_f64(idle_timeout_s)?))
     }
 }
 
@@ -111,7 +75,7 @@ pub fn predict(
         horizon: calls.last().map_or(0, |last| last.at + SECOND),
     };
     let patience = configured.sandbox.queue_s.saturating_mul(SECOND);
-    let mut scheduler = Mote::new(configured.config(idle_timeout_s), &cluster, &shapes)?
+    let mut scheduler = Mote::new(configured.config(idle_timeout_s)?, &cluster, &shapes)?
         .restoring(patience, alone.shared_mb)?;
     let outcome = simulator::simulate(&cluster, &shapes, &calls, &mut scheduler)?;
     Ok((outcome, scheduler.stats()))
@@ -123,6 +87,9 @@ fn time(ms: f64) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use mote_sched::Binding;
+    use mote_sched::policy::{KeepAlive, Placement, Warm};
+
     use super::*;
 
     const ALONE: Alone = Alone {
@@ -152,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_delivered_configuration_is_what_is_simulated() {
-        let config = configured().config(20.0);
+        let config = configured().config(20.0).unwrap();
         assert_eq!((config.warm, config.placement), (Warm::MaxAvailable, Placement::MinCost));
         assert_eq!((config.binding, config.keep_alive), (Binding::Late, KeepAlive::HybridHistogram));
         assert!((config.histogram.fallback_s - 20.0).abs() < 1e-9);

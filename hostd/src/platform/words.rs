@@ -1,7 +1,7 @@
 //! Between the API's words and the service's.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mote_api::{
     ApiError, Function, FunctionState, InvokeReply, InvokeRequest, LATEST, Provisioned, StartPreference,
@@ -68,11 +68,6 @@ pub(super) fn provisioned(service: &Service, record: &FunctionRecord, requested:
         state: concurrency::state(requested, &standing),
         last_modified_unix_ms: record.config.provisioned_unix_ms,
     }
-}
-
-pub(super) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn call(function: FunctionRecord, request: InvokeRequest, record: bool) -> Call {

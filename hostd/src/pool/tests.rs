@@ -1,10 +1,10 @@
 //! What becomes of orders that fail and calls that wait. Sandboxes themselves need a microVM: see tests/.
 
 use mote_sched::{Config, Limits};
-use mote_store::{CodeRecord, FunctionConfig, FunctionRecord};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
+use crate::function::tests::record;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -35,37 +35,6 @@ fn bed_of(capacity_mb: u64, limits: Limits, tenants: Vec<TenantShape>) -> Bed {
         false,
     );
     Bed { pool, orders, key }
-}
-
-fn record() -> FunctionRecord {
-    FunctionRecord {
-        name: "f".to_owned(),
-        config: FunctionConfig {
-            runtime: "python3.11".to_owned(),
-            handler: "app.handler".to_owned(),
-            role: String::new(),
-            description: String::new(),
-            memory_mb: 128,
-            timeout_s: 3,
-            storage_mb: 512,
-            environment: Default::default(),
-            architectures: Vec::new(),
-            package_type: "Zip".to_owned(),
-            tags: Default::default(),
-            reserved_concurrency: None,
-            provisioned_concurrency: None,
-            provisioned_unix_ms: 0,
-        },
-        code: CodeRecord {
-            image: "i".to_owned(),
-            sha256_base64: String::new(),
-            zip_size: 1,
-            image_size: 1,
-            unpacked_size: 1,
-        },
-        revision_id: uuid::Uuid::nil(),
-        last_modified_unix_ms: 0,
-    }
 }
 
 fn ask(want: Want, patience: Duration) -> Ask {

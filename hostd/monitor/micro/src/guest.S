@@ -28,6 +28,22 @@
 .set USED, RINGS + 0x402
 .set LISTS, 0x510000
 
+# To the port in dx.
+.macro say_ready
+    mov al, 'r'
+    out dx, al
+    mov al, 'e'
+    out dx, al
+    mov al, 'a'
+    out dx, al
+    mov al, 'd'
+    out dx, al
+    mov al, 'y'
+    out dx, al
+    mov al, 10
+    out dx, al
+.endm
+
 .code32
 micro_start:
     mov eax, cr4
@@ -236,18 +252,7 @@ micro_touch:
     dec r11
     jmp 3b
 5:  mov dx, SERIAL
-    mov al, 'r'
-    out dx, al
-    mov al, 'e'
-    out dx, al
-    mov al, 'a'
-    out dx, al
-    mov al, 'd'
-    out dx, al
-    mov al, 'y'
-    out dx, al
-    mov al, 10
-    out dx, al
+    say_ready
 
 6:  pause                           # a digit?
     mov dx, SERIAL_STATUS
@@ -353,18 +358,7 @@ micro_balloon:
     jb 2b
     mov dword ptr [r14 + 0x70], 15
     mov dx, SERIAL
-    mov al, 'r'
-    out dx, al
-    mov al, 'e'
-    out dx, al
-    mov al, 'a'
-    out dx, al
-    mov al, 'd'
-    out dx, al
-    mov al, 'y'
-    out dx, al
-    mov al, 10
-    out dx, al
+    say_ready
 
 5:  pause
     mov ecx, [r14 + 0x100]          # how many are wanted?

@@ -1,15 +1,16 @@
-//! `[scheduling]`: who is served where, and what stays.
+//! The section `[scheduling]` of the appliance's configuration: a flat table, for options of the kernel command line.
 
 use std::time::Duration;
 
-use mote_sched::policy::{Eviction, KeepAlive, Placement, Warm};
-use mote_sched::{Binding, HistogramConfig};
 use serde::Deserialize;
 
-/// `[scheduling]`
+use crate::config::{Binding, Config, HistogramConfig};
+use crate::policy::{Eviction, KeepAlive, Placement, Warm};
+
+/// What an operator can choose.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scheduling {
+pub struct Settings {
     warm: Warm,
     placement: Placement,
     eviction: Eviction,
@@ -26,12 +27,12 @@ pub struct Scheduling {
     headroom: f64,
 }
 
-impl Scheduling {
+impl Settings {
     /// As the scheduler takes it. `idle`: keep-alive where no policy says otherwise.
-    pub fn config(&self, idle: Duration) -> mote_sched::Config {
+    pub fn config(&self, idle: Duration) -> Config {
         let idle_s = idle.as_secs_f64();
-        let defaults = mote_sched::Config::default();
-        mote_sched::Config {
+        let defaults = Config::default();
+        Config {
             warm: self.warm,
             placement: self.placement,
             eviction: self.eviction,
