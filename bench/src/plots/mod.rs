@@ -38,7 +38,7 @@ struct Plot {
 }
 
 /// In the order of the page. What is not listed comes after it, by name.
-const PLOTS: [Plot; 10] = [
+const PLOTS: [Plot; 11] = [
     Plot {
         name: "start",
         title: "Cold, from a snapshot, warm",
@@ -123,6 +123,23 @@ const PLOTS: [Plot; 10] = [
             ("imbalance_percent", "imbalance %"),
             ("waste_gb_s", "wasted GB·s"),
             ("decisions_per_s", "decisions/s"),
+        ],
+    },
+    Plot {
+        name: "load",
+        title: "Real calls and those foretold",
+        about: "The calls of a scaled-down synthetic trace in the booted appliance, and what the simulator foretells of the \
+                very same calls on a node of that size, from what one call takes alone.",
+        counts: &[
+            ("calls", "calls"),
+            ("restores", "restores"),
+            ("evictions", "evictions"),
+            ("restore_percent", "restored %"),
+            ("warm_percent", "warm %"),
+            ("mean_ms", "mean ms"),
+            ("p90_ms", "p90 ms"),
+            ("p99_ms", "p99 ms"),
+            ("served_as_predicted_percent", "served as foretold %"),
         ],
     },
 ];
