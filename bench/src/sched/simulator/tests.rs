@@ -86,7 +86,8 @@ fn what_rests_makes_room_and_needs_it_again() {
     let calls = calls(&[(0, 0, 1), (5, 1, 1), (9, 0, 1)]);
     let run = |rest: Option<Rest>| {
         let cluster = Cluster { rest, horizon: 20 * SECOND, ..cluster(1) };
-        let mut scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes, cluster.creators).unwrap();
+        let mut scheduler =
+            Mote::new(mote_sched::Config::default(), &cluster, &shapes, cluster.creators).unwrap();
         let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
         (outcome.begun, scheduler.stats().evictions)
     };
