@@ -1,6 +1,7 @@
 //! The one service of the appliance: takes functions over HTTP and serves their calls from microVMs.
 //!
-//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`.
+//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`; and it explains and checks
+//! `mote.toml`: `hostd config …`.
 
 mod bases;
 mod boot;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use mote_config::Resolved;
 use mote_store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,16 +43,20 @@ use crate::platform::Appliance;
 use crate::service::Service;
 use crate::text::chain;
 
-/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor.
+/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor, `hostd config --help`
+/// explains and checks mote.toml.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Built-in configuration.
-    #[arg(long, default_value = "/system/config/mote.toml")]
-    config: PathBuf,
-    /// What init found at this boot; mote.* kernel options in it override the configuration.
+    /// A mote.toml in place of that on the configuration partition.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// What init found at this boot.
     #[arg(long, default_value = "/run/mote/boot.toml")]
     boot: PathBuf,
+    /// The layers of the configuration that init found.
+    #[arg(long, default_value = mote_config::SOURCES_PATH)]
+    layers: PathBuf,
     /// Version of the system image.
     #[arg(long, default_value = "/system/version")]
     version_file: PathBuf,
@@ -62,6 +68,9 @@ fn main() -> ExitCode {
     let rest: Vec<OsString> = arguments.collect();
     if rest.first().is_some_and(|first| first == "monitor") {
         return mote_monitor::cli::main(rest);
+    }
+    if rest.first().is_some_and(|first| first == "config") {
+        return config::cli::main(rest);
     }
     let arguments = Arguments::parse_from(std::iter::once(program).chain(rest));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -79,22 +88,24 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> ExitCode {
     let (facts, boot_problem) = BootFacts::read(&arguments.boot);
-    let (config, config_problem) = match configuration(&arguments.config, &facts) {
+    let (resolved, config, config_problems) = match configuration(arguments) {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("{}", chain(&error));
+            eprintln!("{}", chain(&*error));
             return ExitCode::FAILURE;
         }
     };
     start_log(&config.log.level);
-    for problem in boot_problem.iter().chain(&config_problem) {
+    for problem in boot_problem.iter().chain(&config_problems) {
         tracing::warn!("{problem}");
     }
     // What a hostd that crashed has left.
     sandbox::Groups::of_machine().clear().await;
     let version = Version::read(&arguments.version_file);
-    let mut problems: Vec<String> = config_problem.into_iter().collect();
-    let networks = Networks::new(layout(&config, &arguments.config, &facts));
+    let mut problems = config_problems;
+    // The data disk has a component of its own.
+    problems.extend(facts.problems.iter().filter(|problem| !problem.starts_with("data: ")).cloned());
+    let networks = Networks::new(layout(&resolved, &config));
     if let Some(problem) = networks.problem() {
         tracing::error!("{problem}");
     }
@@ -161,25 +172,25 @@ async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, con
     }
 }
 
-/// The configuration with the kernel command line's options, or without them and the reason why.
-fn configuration(path: &Path, facts: &BootFacts) -> Result<(Config, Option<String>), config::ConfigError> {
-    match Config::load(path, facts.options()) {
-        Ok(config) => Ok((config, None)),
-        // A box with a mistyped option stays reachable and says so.
-        Err(error) => {
-            Ok((Config::load(path, [])?, Some(format!("Kernel options ignored: {}", chain(&error)))))
-        }
-    }
+/// All layers together, this service's part of them, and what is wrong with layers that were left out: a box with a
+/// mistyped option stays reachable and says so.
+fn configuration(
+    arguments: &Arguments,
+) -> Result<(Resolved, Config, Vec<String>), Box<dyn std::error::Error>> {
+    let (resolved, unread) = config::gather(&arguments.layers, arguments.config.as_deref())?;
+    let config = Config::of(&resolved)?;
+    let problems = unread.into_iter().chain(resolved.problems()).collect();
+    Ok((resolved, config, problems))
 }
 
-/// What `[network]` means, or all that is wrong with it, with lines where it is the file that says so.
-fn layout(config: &Config, path: &Path, facts: &BootFacts) -> Result<Layout, String> {
-    let (origin, text) = match facts.options().any(|(key, _)| key.starts_with("network.")) {
-        true => ("Kernel options".to_owned(), String::new()),
-        false => (path.display().to_string(), std::fs::read_to_string(path).unwrap_or_default()),
-    };
-    let layout = config.network.layout(&origin, &text);
-    layout.map_err(|mistakes| format!("No networks for functions: {}", mistakes.join("; ")))
+/// What `[network]` means. If it is wrong in a layer that was left out, functions are served without networks: with
+/// those of the other layers, a machine could have another one's number, and a tenant its neighbour's policy.
+fn layout(resolved: &Resolved, config: &Config) -> Result<Layout, String> {
+    let mistakes = resolved.network_problems();
+    if !mistakes.is_empty() {
+        return Err(format!("No networks for functions: {}", mistakes.join("; ")));
+    }
+    config.network.layout().map_err(|error| format!("No networks for functions: {}", chain(&error)))
 }
 
 fn start_log(level: &str) {

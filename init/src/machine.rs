@@ -4,10 +4,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
+use mote_config::Source;
+
 use crate::cmdline::Cmdline;
+use crate::configuration::Configuration;
 use crate::facts::Facts;
 use crate::net;
-use crate::options::Options;
 use crate::reason::Stop;
 use crate::service::hostd::Hostd;
 use crate::service::reap::Reaper;
@@ -17,8 +19,10 @@ use crate::service::reap::Reaper;
 pub struct Machine {
     /// The kernel command line.
     pub cmdline: Cmdline,
-    /// Our part of it.
-    pub options: Options,
+    /// What is set, by all layers found so far.
+    pub configuration: Configuration,
+    /// The system's disk was found, or will not be: whatever else is on it is there by now.
+    pub system_seen: watch::Sender<bool>,
     /// Reaps processes.
     pub reaper: Reaper,
     /// The one service.
@@ -33,17 +37,13 @@ pub struct Machine {
 impl Machine {
     /// A machine at the beginning of its boot.
     pub fn new(cmdline: Cmdline, stops: mpsc::Sender<Stop>) -> Self {
-        let options = Options::read(cmdline.options());
+        let configuration = Configuration::new(Source::options(cmdline.options()));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let facts = Facts {
-            boot_id: boot_id.trim().to_owned(),
-            options: options.service.clone(),
-            problems: options.complaints.clone(),
-            ..Facts::default()
-        };
+        let facts = Facts { boot_id: boot_id.trim().to_owned(), ..Facts::default() };
         Self {
             cmdline,
-            options,
+            configuration,
+            system_seen: watch::Sender::new(false),
             reaper: Reaper::default(),
             hostd: Hostd::default(),
             network: watch::Sender::default(),
