@@ -12,10 +12,12 @@ pub mod dhcp;
 pub mod fixed;
 pub mod names;
 pub mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -61,6 +63,15 @@ pub struct Wish {
     pub dns: Vec<IpAddr>,
 }
 
+/// What of the machine around it the task uses; tests have their own.
+#[derive(Debug, Clone)]
+struct Around {
+    /// Folder of `hosts` and `resolv.conf`.
+    etc: PathBuf,
+    /// Whether an interface of that name is the machine's own, and not one that hostd has made.
+    ours: fn(&str) -> bool,
+}
+
 /// Whose plan is set on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Origin {
@@ -90,7 +101,11 @@ pub enum LoopbackError {
 
 /// Runs the network for ever, as is wished for now and whenever that changes.
 pub async fn run(wishes: watch::Receiver<Wish>, state: watch::Sender<State>) {
-    let mut network = Network::new(wishes, state);
+    run_in(Around { etc: "/etc".into(), ours: is_physical }, wishes, state).await;
+}
+
+async fn run_in(around: Around, wishes: watch::Receiver<Wish>, state: watch::Sender<State>) {
+    let mut network = Network::new(around, wishes, state);
     network.write_files();
     loop {
         if let Err(error) = network.session().await {
@@ -112,6 +127,7 @@ enum SessionError {
 }
 
 struct Network {
+    around: Around,
     wishes: watch::Receiver<Wish>,
     wish: Wish,
     wants: Wants,
@@ -127,10 +143,11 @@ struct Network {
 }
 
 impl Network {
-    fn new(mut wishes: watch::Receiver<Wish>, state: watch::Sender<State>) -> Self {
+    fn new(around: Around, mut wishes: watch::Receiver<Wish>, state: watch::Sender<State>) -> Self {
         let (events, inbox) = mpsc::channel(16);
         let wish = wishes.borrow_and_update().clone();
         Self {
+            around,
             wishes,
             wants: Wants::new(wish.interfaces.clone()),
             wish,
@@ -200,7 +217,7 @@ impl Network {
     async fn announced(&mut self, handle: &Handle, book: &mut Book, message: &LinkMessage) {
         let Some(link) = seen(message) else { return };
         // hostd makes virtual interfaces by the hundred; only those with a device behind them are ours.
-        if !book.knows(link.index) && !is_physical(&link.name) {
+        if !book.knows(link.index) && !(self.around.ours)(&link.name) {
             return;
         }
         for act in book.seen(link) {
@@ -350,12 +367,13 @@ impl Network {
         let addresses = || self.applied.values().filter_map(Plan::address);
         let address = addresses().find(IpAddr::is_ipv4).or_else(|| addresses().next());
         let files = [
-            ("/etc/hosts", names::hosts(&self.wish.hostname, address)),
-            ("/etc/resolv.conf", names::resolv_conf(&self.wish.dns, self.applied.values())),
+            ("hosts", names::hosts(&self.wish.hostname, address)),
+            ("resolv.conf", names::resolv_conf(&self.wish.dns, self.applied.values())),
         ];
-        for (path, text) in files {
-            if let Err(error) = crate::text::replace_file(Path::new(path), &text) {
-                log::line(&format!("network: Cannot write {path}: {error}"));
+        for (name, text) in files {
+            let path = self.around.etc.join(name);
+            if let Err(error) = crate::text::replace_file(&path, &text) {
+                log::line(&format!("network: Cannot write {}: {error}", path.display()));
             }
         }
         self.state.send_if_modified(|state| {
