@@ -17,7 +17,7 @@ use mote_store::SnapshotKind;
 use serde::Deserialize;
 
 pub use network::{Layout, Network, TenantConfig};
-pub use sources::gather;
+pub use sources::{Files, SetError};
 
 /// Everything an operator can set for this service. The defaults and the meaning of every key stand in
 /// `config/mote.toml`, what is for others in sections of their own.
@@ -196,6 +196,13 @@ seconds!(Sandbox {
     reclaim_after = reclaim_s: "How long a sandbox is without calls when it gives back memory.",
     queue_timeout = queue_s: "How long a call may wait for memory or a first snapshot.",
 });
+
+/// A configuration for people, what is wrong with layers that were left out above it.
+pub fn shown(resolved: &Resolved, unread: Vec<String>) -> String {
+    let problems = unread.into_iter().chain(resolved.problems());
+    let problems: String = problems.map(|problem| format!("# {problem}\n")).collect();
+    problems + &resolved.show(mote_config::schema::SCHEMA)
+}
 
 /// Keys and types disagree: a mistake of this program, which its tests would have found.
 #[derive(Debug, thiserror::Error)]

@@ -37,7 +37,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boot::BootFacts;
-use crate::config::{Config, Layout};
+use crate::config::{Config, Files, Layout};
 use crate::network::Networks;
 use crate::platform::Appliance;
 use crate::service::Service;
@@ -88,7 +88,8 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> ExitCode {
     let (facts, boot_problem) = BootFacts::read(&arguments.boot);
-    let (resolved, config, config_problems) = match configuration(arguments) {
+    let files = Files { layers: arguments.layers.clone(), partition: arguments.config.clone() };
+    let (resolved, config, config_problems) = match configuration(&files) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{}", chain(&*error));
@@ -125,7 +126,8 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, arguments.boot.clone()));
+    let appliance =
+        Arc::new(Appliance::new(service.clone(), problems, version, arguments.boot.clone(), files));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,
@@ -174,10 +176,8 @@ async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, con
 
 /// All layers together, this service's part of them, and what is wrong with layers that were left out: a box with a
 /// mistyped option stays reachable and says so.
-fn configuration(
-    arguments: &Arguments,
-) -> Result<(Resolved, Config, Vec<String>), Box<dyn std::error::Error>> {
-    let (resolved, unread) = config::gather(&arguments.layers, arguments.config.as_deref())?;
+fn configuration(files: &Files) -> Result<(Resolved, Config, Vec<String>), Box<dyn std::error::Error>> {
+    let (resolved, unread) = files.gather()?;
     let config = Config::of(&resolved)?;
     let problems = unread.into_iter().chain(resolved.problems()).collect();
     Ok((resolved, config, problems))

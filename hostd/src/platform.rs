@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use mote_api::{
     Account, ApiError, Caller, Component, CreateFunction, Function, FunctionPage, Health, InvokeReply,
     InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration, Wishes,
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use crate::boot::BootFacts;
 use crate::census::Census;
+use crate::config::{self, Files, SetError};
 use crate::deploy::{self, DeployError};
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
@@ -43,6 +45,7 @@ pub struct Appliance {
     problems: Vec<String>,
     version: Version,
     boot_file: PathBuf,
+    configuration: Files,
     started: Instant,
     draining: AtomicBool,
 }
@@ -54,9 +57,10 @@ impl Appliance {
         problems: Vec<String>,
         version: Version,
         boot_file: PathBuf,
+        configuration: Files,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { service, problems, version, boot_file, started: Instant::now(), draining }
+        Self { service, problems, version, boot_file, configuration, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -412,6 +416,27 @@ impl Platform for Appliance {
             json!(space.map(|space| json!({"total_bytes": space.total, "free_bytes": space.free}))),
         );
         status
+    }
+
+    async fn configuration(&self) -> String {
+        let files = self.configuration.clone();
+        match tokio::task::spawn_blocking(move || files.gather()).await {
+            Ok(Ok((resolved, unread))) => config::shown(&resolved, unread),
+            Ok(Err(error)) => format!("# {}\n", chain(&error)),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+
+    async fn configure(&self, _: &Caller, text: Bytes) -> Result<usize, ApiError> {
+        self.writable()?;
+        let files = self.configuration.clone();
+        let set = tokio::task::spawn_blocking(move || files.set(&text)).await;
+        match set.map_err(|error| ApiError::Service(error.to_string()))? {
+            Ok(keys) => Ok(keys),
+            Err(error @ SetError::Mistakes(_)) => Err(ApiError::InvalidParameterValue(error.to_string())),
+            Err(error @ SetError::Off) => Err(ApiError::AccessDenied(error.to_string())),
+            Err(error) => Err(ApiError::Service(chain(&error))),
+        }
     }
 
     async fn sandboxes(&self) -> Value {

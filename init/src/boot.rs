@@ -292,6 +292,10 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
 
 /// Reads the layer that the API has set.
 async fn set_by_api(machine: &Machine) {
+    if !machine.configuration.options().api_layer {
+        log::line("configuration: what the API has set does not count (machine.api_layer)");
+        return;
+    }
     let path = Path::new(data::TARGET).join(API_FILE);
     let reading = tokio::task::spawn_blocking(move || {
         configuration::read(&path, Layer::Api, &path.display().to_string())

@@ -22,6 +22,8 @@ pub struct Options {
     pub metadata: Metadata,
     /// Where.
     pub metadata_url: String,
+    /// Whether what the API has set counts.
+    pub api_layer: bool,
     /// What hostd says.
     pub log_level: String,
 }
@@ -38,6 +40,7 @@ impl Options {
             disk_wait: Duration::from_secs(machine.disk_wait_s),
             data_repair: machine.data_repair,
             metadata: machine.metadata,
+            api_layer: machine.api_layer,
             metadata_url: machine.metadata_url,
             log_level: level.unwrap_or("info").to_owned(),
         }

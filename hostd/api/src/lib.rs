@@ -8,7 +8,7 @@
 //! | Lambda REST API | `/2015-03-31/functions…` |
 //! | plain HTTP | `/function/{name}`, any method, any sub-path: [`web`] |
 //! | health | `/healthz`, `/readyz` |
-//! | the machine | `/system/status`, `/system/sandboxes`, `/system/logs`, `/system/shutdown`, `/system/reboot` |
+//! | the machine | `/system/status`, `/system/config`, `/system/sandboxes`, `/system/logs`, `/system/shutdown`, `/system/reboot` |
 
 mod app;
 mod body;
@@ -58,6 +58,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/system/status"),
+    ("GET, PUT", "/system/config"),
     ("GET, DELETE", "/system/sandboxes"),
     ("GET", "/system/snapshots"),
     ("POST", "/system/snapshots/{name}/record"),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mote_config::{Layer, MAX_TEXT, SOURCES_PATH, Source, reference, resolve, schema};
+use mote_config::{Layer, MAX_TEXT, SOURCES_PATH, Source, reference, resolve};
 
-use super::{Config, gather, sources};
+use super::{Config, Files, sources};
 
 /// Checks and explains mote.toml, the configuration of a machine.
 ///
@@ -55,7 +55,7 @@ enum Command {
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let (text, code) = match Arguments::parse_from(arguments).command {
         Command::Check { file } => check(&file),
-        Command::Show { config, layers } => show(&layers, config.as_deref()),
+        Command::Show { config, layers } => show(&Files { layers, partition: config }),
         Command::Keys => (reference::list(), ExitCode::SUCCESS),
     };
     // Whoever reads has had enough.
@@ -96,13 +96,9 @@ fn standard_input() -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn show(layers: &Path, partition: Option<&Path>) -> (String, ExitCode) {
-    match gather(layers, partition) {
-        Ok((resolved, unread)) => {
-            let problems = unread.into_iter().chain(resolved.problems());
-            let problems: String = problems.map(|problem| format!("# {problem}\n")).collect();
-            (problems + &resolved.show(schema::SCHEMA), ExitCode::SUCCESS)
-        }
+fn show(files: &Files) -> (String, ExitCode) {
+    match files.gather() {
+        Ok((resolved, unread)) => (super::shown(&resolved, unread), ExitCode::SUCCESS),
         Err(error) => (format!("{}\n", crate::text::chain(&error)), ExitCode::FAILURE),
     }
 }

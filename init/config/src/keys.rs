@@ -105,6 +105,7 @@ pub const KEYS: &[Key] = &[
     reach("machine.dns", Kind::Texts { each: ADDRESS, most: MAX_DNS }),
     Key::new("machine.metadata", Kind::Choice(&["auto", "on", "off"])),
     Key::new("machine.metadata_url", Kind::Text(METADATA_URL)),
+    Key::new("machine.api_layer", Kind::Bool),
     Key::new("machine.disk_wait_s", int(0, 600)),
     Key::new("machine.data_repair", Kind::Bool),
 
@@ -190,6 +191,9 @@ pub(crate) const SHORT: &[(&str, &str)] = &[
     ("data_repair", "machine.data_repair"),
 ];
 
+/// What the API cannot set: where its own layer is, and whether it counts.
+pub(crate) const NOT_BY_API: &[&str] = &["machine.api_layer", "paths.data"];
+
 /// Words that together are one entry of `machine.interfaces`.
 pub(crate) const INTERFACE_WORDS: &[&str] = &["address", "gateway", "interface"];
 
@@ -209,7 +213,7 @@ mod tests {
         let mut sections: Vec<_> = KEYS.iter().map(|key| key.parts().0).collect();
         sections.dedup();
         assert_eq!(sections.iter().collect::<BTreeSet<_>>().len(), sections.len());
-        for (_, path) in SHORT {
+        for path in SHORT.iter().map(|(_, path)| path).chain(NOT_BY_API) {
             assert!(paths.contains(path), "{path}");
         }
     }

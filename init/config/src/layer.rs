@@ -5,6 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mistake::{Fault, Mistake, Where};
+use crate::place::At;
+use crate::schema::placed;
+
 /// The layers; later ones win.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -64,6 +68,19 @@ impl Source {
     pub fn text(layer: Layer, name: &str, bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).into_owned();
         Self { layer, name: name.to_owned(), content: Content::Text(text) }
+    }
+
+    /// A fault with its place in this layer.
+    pub(crate) fn placed(&self, fault: Fault) -> Mistake {
+        match &self.content {
+            Content::Text(text) => placed(&self.name, text, fault),
+            Content::Options(_) => Mistake {
+                place: Where::Word(format!("mote.{}", fault.root())),
+                key: At::dotted(&fault.at),
+                said: fault.said,
+                way_out: fault.way_out,
+            },
+        }
     }
 
     /// Options of the kernel command line.

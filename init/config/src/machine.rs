@@ -21,6 +21,8 @@ pub struct Machine {
     pub metadata: Metadata,
     /// Where.
     pub metadata_url: String,
+    /// Whether what the API has set counts.
+    pub api_layer: bool,
     /// How long a disk may take to appear, seconds.
     pub disk_wait_s: u64,
     /// Let e2fsck repair what `-p` leaves to a person, at the risk of losing files.
@@ -36,6 +38,7 @@ impl Default for Machine {
             dns: Vec::new(),
             metadata: Metadata::Auto,
             metadata_url: "http://169.254.169.254".to_owned(),
+            api_layer: true,
             disk_wait_s: 5,
             data_repair: false,
         }

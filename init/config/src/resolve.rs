@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::layer::{Content, Layer, Source};
+use crate::layer::{Layer, Source};
 use crate::machine::{Machine, Ntp, Syslog, Update};
-use crate::mistake::{Fault, Mistake, Where};
-use crate::place::At;
-use crate::schema::{Entries, SCHEMA, Schema, placed};
+use crate::mistake::{Fault, Mistake};
+use crate::schema::{Entries, SCHEMA, Schema};
 use crate::{BUILT_IN, BUILT_IN_NAME, check};
 
 /// A value, and who set it.
@@ -116,16 +115,7 @@ impl<'s> Pile<'s> {
 /// A fault with the place of the value it is about, which may be in a layer below `top`.
 fn located(from: &BTreeMap<&'static str, &Source>, top: &Source, fault: Fault) -> Mistake {
     let root = fault.root();
-    let source = from.get(root.as_str()).copied().unwrap_or(top);
-    match &source.content {
-        Content::Text(text) => placed(&source.name, text, fault),
-        Content::Options(_) => Mistake {
-            place: Where::Word(format!("mote.{root}")),
-            key: At::dotted(&fault.at),
-            said: fault.said,
-            way_out: fault.way_out,
-        },
-    }
+    from.get(root.as_str()).copied().unwrap_or(top).placed(fault)
 }
 
 impl Resolved {

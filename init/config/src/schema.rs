@@ -6,7 +6,7 @@ use toml::Value;
 use toml::de::DeTable;
 
 use crate::kind::Key;
-use crate::layer::{Content, Source};
+use crate::layer::{Content, Layer, Source};
 use crate::mistake::{Fault, Mistake, Where};
 use crate::place::{At, find, position};
 use crate::{MAX_TEXT, keys, options};
@@ -39,10 +39,16 @@ impl Schema {
 
     /// What a layer sets, as far as it is sound, and all that is wrong with it by itself.
     pub fn read(&self, source: &Source) -> (Entries, Vec<Mistake>) {
-        let (entries, mut mistakes) = match &source.content {
+        let (mut entries, mut mistakes) = match &source.content {
             Content::Text(text) => self.read_text(&source.name, text),
             Content::Options(words) => options::read(*self, words),
         };
+        if source.layer == Layer::Api {
+            for path in keys::NOT_BY_API.iter().filter(|path| entries.remove(**path).is_some()) {
+                let fault = Fault::key(&At::path(path), "cannot be set by the API".to_owned());
+                mistakes.push(source.placed(fault.way_out("set it in another layer".to_owned())));
+            }
+        }
         if mistakes.len() > MAX_MISTAKES {
             let more = mistakes.len() - MAX_MISTAKES;
             mistakes.truncate(MAX_MISTAKES);

@@ -132,7 +132,7 @@ proptest! {
             prop_assert!(said.starts_with("api.toml") && !said.chars().any(char::is_control), "{:?}", said);
         }
         // Whatever was taken can be written down and read again.
-        let again = Source::text(Layer::Api, "again.toml", first.show(schema::SCHEMA).as_bytes());
+        let again = Source::text(Layer::UserData, "again.toml", first.show(schema::SCHEMA).as_bytes());
         let again = resolve(&[again]);
         prop_assert_eq!(again.problems(), Vec::<String>::new());
         for (path, setting) in first.settings() {

@@ -251,6 +251,21 @@ fn a_layer_may_be_wrong_because_of_those_below() {
 }
 
 #[test]
+fn the_api_cannot_move_its_own_layer() {
+    let text = b"[sandbox]\nvcpus = 2\n[machine]\napi_layer = false\n[paths]\ndata = '/x'\n";
+    let of = |layer| resolve(&[Source::text(layer, "f", text)]);
+    assert_eq!(of(Layer::UserData).rejected, []);
+    let resolved = of(Layer::Api);
+    let told = resolved.problems().join("\n");
+    for said in
+        ["f:4:1: machine.api_layer: cannot be set by the API", "f:6:1: paths.data: cannot be set by the API"]
+    {
+        assert!(told.contains(said), "{told}");
+    }
+    assert_eq!(resolved.get("sandbox.vcpus").unwrap().layer, Layer::BuiltIn);
+}
+
+#[test]
 fn windows_and_its_editors_are_no_mistake() {
     let text = format!("\u{feff}{}", SOUND.replace('\n', "\r\n"));
     assert_eq!(of_text(&text).rejected, []);
