@@ -183,8 +183,8 @@ fn configuration(files: &Files) -> Result<(Resolved, Config, Vec<String>), Box<d
     Ok((resolved, config, problems))
 }
 
-/// What `[network]` means. If it is wrong in a layer that was left out, functions are served without networks: with
-/// those of the other layers, a machine could have another one's number, and a tenant its neighbour's policy.
+/// What `[network]` means. If a layer that was left out has something to say of it, functions are served without networks:
+/// with those of the other layers, a machine could have another one's number, and a tenant another policy.
 fn layout(resolved: &Resolved, config: &Config) -> Result<Layout, String> {
     let mistakes = resolved.network_problems();
     if !mistakes.is_empty() {

@@ -94,6 +94,7 @@ pub async fn run(machine: Arc<Machine>) {
     let mut rest = SEQUENCE;
     while !crate::sequence::run(rest, &machine).await {
         rest = LATE;
+        machine.system_seen.send_replace(false);
         log::line("no usable system image; looking again, the power button works");
         tokio::time::sleep(REMIND).await;
     }

@@ -31,6 +31,8 @@ pub struct Rejected {
     pub mistakes: Vec<Mistake>,
     /// Keys that were used all the same, because the machine is reached by them.
     pub kept: Vec<&'static str>,
+    /// Keys it would have set, as far as they are sound.
+    pub dropped: Vec<&'static str>,
 }
 
 /// The configuration: a value for every key.
@@ -89,12 +91,23 @@ impl<'s> Pile<'s> {
             }
         }
         let reach = |path: &str| self.schema.key(path).is_some_and(|key| key.reach);
-        let kept: Entries = entries.into_iter().filter(|(path, _)| reach(path)).collect();
-        let kept = match self.try_on(source, &kept) {
+        let kept: Entries = entries
+            .iter()
+            .filter(|(path, _)| reach(path))
+            .map(|(path, value)| (*path, value.clone()))
+            .collect();
+        let kept: Vec<_> = match self.try_on(source, &kept) {
             Ok(()) => kept.into_keys().collect(),
             Err(_) => Vec::new(),
         };
-        self.rejected.push(Rejected { layer: source.layer, name: source.name.clone(), mistakes, kept });
+        let dropped = entries.into_keys().filter(|path| !kept.contains(path)).collect();
+        self.rejected.push(Rejected {
+            layer: source.layer,
+            name: source.name.clone(),
+            mistakes,
+            kept,
+            dropped,
+        });
     }
 
     /// Lays entries on top if all together makes sense then.
@@ -187,10 +200,22 @@ impl Resolved {
         self.rejected.iter().map(Rejected::told).collect()
     }
 
-    /// What is wrong with `[network]` in a layer that was left out.
+    /// Why `[network]` is not as somebody wanted it: what is wrong with it in a layer that was left out, and the layers
+    /// that had something to say of it and were left out for something else.
     pub fn network_problems(&self) -> Vec<String> {
-        let mistakes = self.rejected.iter().flat_map(|rejected| &rejected.mistakes);
-        mistakes.filter(|mistake| mistake.key.starts_with("network.")).map(ToString::to_string).collect()
+        let of_network = |path: &str| path.starts_with("network.");
+        let told = |rejected: &Rejected| {
+            let wrong = rejected.mistakes.iter().filter(|mistake| of_network(&mistake.key));
+            let wrong: Vec<String> = wrong.map(ToString::to_string).collect();
+            let lost: Vec<&str> = rejected.dropped.iter().copied().filter(|path| of_network(path)).collect();
+            match (wrong.is_empty(), lost.is_empty()) {
+                (true, false) => {
+                    vec![format!("The layer '{}' is left out, with {}", rejected.layer, lost.join(", "))]
+                }
+                _ => wrong,
+            }
+        };
+        self.rejected.iter().flat_map(told).collect()
     }
 }
 

@@ -266,6 +266,15 @@ fn the_api_cannot_move_its_own_layer() {
 }
 
 #[test]
+fn a_network_that_is_lost_with_its_layer_is_told() {
+    let lost = of_options(&[("network.node", "3"), ("sandbox.vcpu", "2")]).network_problems();
+    assert_eq!(lost, ["The layer 'kernel command line' is left out, with network.node"]);
+    assert_eq!(of_options(&[("network.nod", "3"), ("sandbox.vcpu", "2")]).network_problems().len(), 1);
+    assert!(of_options(&[("sandbox.vcpu", "2")]).network_problems().is_empty());
+    assert!(of_options(&[("network.node", "3")]).network_problems().is_empty());
+}
+
+#[test]
 fn windows_and_its_editors_are_no_mistake() {
     let text = format!("\u{feff}{}", SOUND.replace('\n', "\r\n"));
     assert_eq!(of_text(&text).rejected, []);
