@@ -44,7 +44,6 @@ pub fn all(entries: &Entries) -> Vec<Fault> {
     ranges(entries, &mut faults);
     peers(entries, &mut faults);
     tenants(entries, &mut faults);
-    syslog(entries, &mut faults);
     update_keys(entries, &mut faults);
     faults
 }
@@ -222,16 +221,6 @@ fn tenants(entries: &Entries, faults: &mut Vec<Fault>) {
                 Fault::at(&field(PATH, index, "name"), said).way_out("make one entry of them".to_owned()),
             );
         }
-    }
-}
-
-fn syslog(entries: &Entries, faults: &mut Vec<Fault>) {
-    let text = |path| get::<String>(entries, path).unwrap_or_default();
-    let (target, ca) = (text("syslog.target"), text("syslog.ca"));
-    if target.starts_with("tls://") && ca.is_empty() {
-        let fault =
-            Fault::at(&At::path("syslog.target"), "nobody could tell whose certificate it shows".to_owned());
-        faults.push(fault.way_out("give syslog.ca, the certificate of its authority".to_owned()));
     }
 }
 

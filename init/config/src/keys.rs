@@ -111,9 +111,6 @@ pub const KEYS: &[Key] = &[
 
     Key::new("ntp.servers", Kind::Texts { each: SERVER, most: 8 }),
 
-    Key::new("syslog.target", Kind::Text(LOG_TARGET)),
-    Key::new("syslog.ca", Kind::Text(PEM)),
-
     Key::new("update.keys", Kind::Texts { each: PUBLIC_KEY, most: MAX_UPDATE_KEYS }),
 
     Key::new("api.listen", Kind::Text(LISTEN)),
@@ -178,6 +175,8 @@ pub const KEYS: &[Key] = &[
 
     Key::new("log.level", Kind::Text(LINE)),
     Key::new("log.function_lines", int(0, 100_000_000)),
+    Key::new("log.remote", Kind::Text(LOG_TARGET)),
+    Key::new("log.remote_ca", Kind::Text(PEM)),
 ];
 
 /// Words of the kernel command line from before there were sections, and the keys they set.
@@ -197,8 +196,8 @@ pub(crate) const NOT_BY_API: &[&str] = &["machine.api_layer", "paths.data"];
 /// Words that together are one entry of `machine.interfaces`.
 pub(crate) const INTERFACE_WORDS: &[&str] = &["address", "gateway", "interface"];
 
-/// Words somebody else sets and reads: the boot loader tells which slot it booted.
-pub(crate) const FOREIGN: &[&str] = &["slot"];
+/// Words that are no settings: the boot loader tells which slot it booted, and by what that is verified.
+pub const FOREIGN: &[&str] = &["slot", "verity"];
 
 #[cfg(test)]
 mod tests {

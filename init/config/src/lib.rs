@@ -29,7 +29,7 @@ mod show;
 pub use keys::KEYS;
 pub use kind::{Field, Key, Kind, Shape};
 pub use layer::{Content, Layer, Source, Sources};
-pub use machine::{Interface, Machine, Metadata, Ntp, Syslog, Update};
+pub use machine::{Interface, Machine, Metadata, Ntp, Update};
 pub use mistake::{Mistake, Where};
 pub use resolve::{Rejected, Resolved, Setting, resolve, resolve_with};
 pub use schema::{Entries, Schema};

@@ -90,16 +90,6 @@ pub struct Ntp {
     pub servers: Vec<String>,
 }
 
-/// `[syslog]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Syslog {
-    /// `tcp://`, `tls://` or `udp://` with host and port; empty: nowhere.
-    pub target: String,
-    /// Certificates in PEM form that a `tls://` target is trusted by.
-    pub ca: String,
-}
-
 /// `[update]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

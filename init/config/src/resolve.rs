@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::layer::{Layer, Source};
-use crate::machine::{Machine, Ntp, Syslog, Update};
+use crate::machine::{Machine, Ntp, Update};
 use crate::mistake::{Fault, Mistake};
 use crate::schema::{Entries, SCHEMA, Schema};
 use crate::{BUILT_IN, BUILT_IN_NAME, check};
@@ -177,14 +177,6 @@ impl Resolved {
     /// As [`Resolved::section`].
     pub fn ntp(&self) -> Result<Ntp, toml::de::Error> {
         self.section("ntp")
-    }
-
-    /// `[syslog]`
-    ///
-    /// # Errors
-    /// As [`Resolved::section`].
-    pub fn syslog(&self) -> Result<Syslog, toml::de::Error> {
-        self.section("syslog")
     }
 
     /// `[update]`

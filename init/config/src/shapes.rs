@@ -80,9 +80,9 @@ pub(crate) const SERVER: Shape = Shape {
 
 /// Where log lines go.
 pub(crate) const LOG_TARGET: Shape = Shape {
-    said: "empty, or tcp://, tls:// or udp:// with host and port: tls://logs.example.net:6514",
+    said: "empty, or tcp:// or tls:// with host and port: tls://logs.example.net:6514",
     fits: |text| {
-        let rest = ["tcp://", "tls://", "udp://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let rest = ["tcp://", "tls://"].iter().find_map(|scheme| text.strip_prefix(scheme));
         text.is_empty() || rest.is_some_and(|rest| is_server(rest) && has_port(rest))
     },
 };
@@ -238,8 +238,8 @@ mod tests {
             ),
             (
                 LOG_TARGET,
-                &["", "tcp://192.0.2.9:514", "tls://logs.example.net:6514", "udp://[2001:db8::9]:514"],
-                &["tcp://host", "host:514", "http://x:1", "tcp://:5"],
+                &["", "tcp://192.0.2.9:514", "tls://logs.example.net:6514", "tcp://[2001:db8::9]:514"],
+                &["tcp://host", "udp://host:514", "host:514", "http://x:1", "tcp://:5"],
             ),
             (
                 METADATA_URL,

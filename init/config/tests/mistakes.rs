@@ -34,8 +34,8 @@ warm = "sticky"
 lambda = 0.5
 [snapshot]
 layered = false
-[syslog]
-target = "tcp://192.0.2.9:514"
+[log]
+remote = "tcp://192.0.2.9:514"
 [update]
 keys = ["00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"]
 "#;
@@ -62,7 +62,6 @@ fn a_sound_file_is_taken_as_a_whole() {
     assert_eq!(resolved.get("sandbox.vcpus").unwrap().layer, Layer::Partition);
     assert_eq!(resolved.get("sandbox.queue_s").unwrap().layer, Layer::BuiltIn);
     assert!(resolved.ntp().is_ok() && resolved.update().is_ok());
-    assert_eq!(resolved.syslog().unwrap().target, "tcp://192.0.2.9:514");
 }
 
 #[test]
@@ -177,8 +176,7 @@ fn every_mistake_has_its_place_and_a_way_out() {
         ("\"blue\"", "\"Blue sky\"", "22:12: network.tenants[1].name", "small letters"),
         ("\"blue\"", "\"self\"", "22:12: network.tenants[1].name", "not self"),
         // Operation.
-        ("tcp://192.0.2.9:514", "tls://192.0.2.9:514", "30:10: syslog.target", "give syslog.ca"),
-        ("tcp://192.0.2.9:514", "192.0.2.9:514", "30:10: syslog.target", "tls://"),
+        ("tcp://192.0.2.9:514", "192.0.2.9:514", "30:10: log.remote", "tls://"),
         (key, "0011", "32:9: update.keys[0]", "64 hexadecimal digits"),
     ] {
         let text = SOUND.replacen(from, to, 1);
