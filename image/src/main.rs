@@ -118,6 +118,12 @@ struct DiskArgs {
     /// Leave GRUB out: for machines that start kernel and initramfs by other means. Needs no packages.
     #[arg(long)]
     no_loader: bool,
+    /// Added to the kernel command line; may be repeated.
+    #[arg(long)]
+    append: Vec<String>,
+    /// For a machine that QEMU emulates with so many processors: its kernel is told what `run` tells it.
+    #[arg(long, value_name = "PROCESSORS")]
+    emulated: Option<u32>,
 }
 
 #[derive(Args)]
@@ -222,13 +228,20 @@ fn make_disk(project: &Project, args: &DiskArgs) -> Outcome {
         None
     } else {
         let list = project.file("image/boot/packages.list");
-        Some(disk_image::loader::ensure(&Cache::open()?, &list, &layout)?)
+        let menu = files::read_text(&project.file("image/boot/grub.cfg"))?;
+        let script = disk_image::loader::configuration(&layout, &menu)?;
+        Some(disk_image::loader::ensure(&Cache::open()?, &list, &layout, script)?)
     };
+    let mut append = args.append.clone();
+    if let Some(processors) = args.emulated {
+        append.extend(Accelerator::Tcg.kernel_options(processors));
+    }
     let parts = disk_image::parts::Parts {
         layout: &layout,
         project,
         manifest: &manifest,
         config: args.config.as_deref(),
+        append: &append,
     };
     let pieces = disk_image::parts::pieces(&parts, loader.as_ref())?;
     let out = args.out.clone().unwrap_or_else(|| project.dist().join("mote-x86_64.img"));

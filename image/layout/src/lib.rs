@@ -21,6 +21,13 @@ pub const SECTOR: u64 = 512;
 /// Partitions begin and end at multiples of this, in bytes: no flash or RAID has larger blocks worth caring about.
 pub const ALIGN: u64 = 1 << 20;
 
+/// Bytes of the boot loader's environment block.
+pub const ENVIRONMENT: u64 = 1024;
+
+/// Where in the EFI system partition the block is: what `image disk` writes there first, so that whoever changes the block
+/// need not know FAT.
+const ENVIRONMENT_AT: u64 = 2028 * SECTOR;
+
 /// What a partition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -211,6 +218,13 @@ impl Layout {
         Ok(size - self.boot_area..size)
     }
 
+    /// Where in the EFI system partition the boot loader's environment block is, in bytes from the partition's begin: its
+    /// file `grub/grubenv`. Changing it there is one write to one place, and nothing else of the volume is touched.
+    #[must_use]
+    pub fn environment(&self) -> Range<u64> {
+        ENVIRONMENT_AT..ENVIRONMENT_AT + ENVIRONMENT
+    }
+
     /// Where the data partition ends, in bytes, when it has grown to a disk of `disk` bytes.
     ///
     /// # Errors
@@ -244,6 +258,7 @@ mod tests {
         assert_eq!(layout.smallest_disk(), 2 << 30);
         assert_eq!(layout.system_area().unwrap(), 0..464 << 20);
         assert_eq!(layout.boot_area().unwrap(), 464 << 20..512 << 20);
+        assert!(layout.environment().end < layout.partition(Role::Esp).unwrap().size);
         // Smaller, and it is no FAT32; larger than 16 bits of FAT entries, and it is no FAT16.
         assert!(layout.partition(Role::Esp).unwrap().size > 33 << 20);
         assert!(layout.partition(Role::Config).unwrap().size <= 16 << 20);

@@ -67,22 +67,34 @@ fn build(volume: Volume<'_>, files: &[FatFile]) -> io::Result<Vec<u8>> {
     }
     system.unmount()?;
     let mut bytes = disk.into_inner();
-    bytes.chunks_exact_mut(512).for_each(order_dots);
+    // Where FAT32 says its root is; FAT16 has it in a place of its own, as cluster 0.
+    let root = if volume.is_fat32 { [bytes[44], bytes[45], bytes[46], bytes[47]] } else { [0; 4] };
+    bytes.chunks_exact_mut(512).for_each(|sector| mend_dots(sector, root));
     Ok(bytes)
 }
 
-/// `fatfs` puts a long name in front of a folder's `.` and `..`, which have to be the first two entries.
-fn order_dots(sector: &mut [u8]) {
+/// `fatfs` puts a long name in front of a folder's `.` and `..`, which have to be the first two entries; and to `..` it
+/// gives the cluster of the root, where 0 has to be.
+fn mend_dots(sector: &mut [u8], root: [u8; 4]) {
     const ENTRY: usize = 32;
+    /// The halves of an entry's cluster number.
+    const HIGH: usize = 20;
+    const LOW: usize = 26;
     let is = |at: usize, name: &[u8; 11]| sector[at..at + 11] == name[..] && sector[at + 11] == 0x10;
     let long = |at: usize| sector[at + 11] == 0x0f;
-    if long(0) && is(ENTRY, b".          ") && long(2 * ENTRY) && is(3 * ENTRY, b"..         ") {
-        sector.copy_within(ENTRY..2 * ENTRY, 0);
-        sector.copy_within(3 * ENTRY..4 * ENTRY, ENTRY);
-        for unused in [2 * ENTRY, 3 * ENTRY] {
-            sector[unused..unused + ENTRY].fill(0);
-            sector[unused] = 0xe5;
-        }
+    if !(long(0) && is(ENTRY, b".          ") && long(2 * ENTRY) && is(3 * ENTRY, b"..         ")) {
+        return;
+    }
+    sector.copy_within(ENTRY..2 * ENTRY, 0);
+    sector.copy_within(3 * ENTRY..4 * ENTRY, ENTRY);
+    for unused in [2 * ENTRY, 3 * ENTRY] {
+        sector[unused..unused + ENTRY].fill(0);
+        sector[unused] = 0xe5;
+    }
+    let [high, low] = [ENTRY + HIGH, ENTRY + LOW];
+    if sector[low..low + 2] == root[..2] && sector[high..high + 2] == root[2..] {
+        sector[low..low + 2].fill(0);
+        sector[high..high + 2].fill(0);
     }
 }
 

@@ -4,13 +4,19 @@
 //! `grub-mkimage` links modules into two images. For UEFI, the result is the program `EFI/BOOT/BOOTX64.EFI`. For a BIOS
 //! it is `core.img`, which is read from the BIOS-boot partition by 440 bytes in the disk's first sector (`boot.img`);
 //! two numbers have to be patched for that, the rest of `grub-bios-setup` is about disks that are less simple than ours.
+//!
+//! Which slot is booted, [`mote_update::slots`] decides; its script is a part of GRUB's configuration.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use mote_layout::{Layout, Role, SECTOR};
+use mote_update::grubenv::Block;
+use mote_update::slots::{GRUB_CFG, Slot, State};
+use mote_update::version::Version;
 
 use super::DiskImageError;
 use crate::cache::{Cache, Key};
@@ -19,21 +25,21 @@ use crate::files::{self, failed};
 use crate::process;
 use crate::tools::LOADER;
 
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Bytes of code in a disk's first sector; behind it is the protective partition table.
 pub const BOOT_CODE: usize = 440;
-/// Size of GRUB's environment block, its file `grubenv`.
-const ENVIRONMENT: usize = 1024;
 
 /// Modules for both kinds of firmware: the partition table, the file systems of our partitions, all commands of
 /// `image/boot/grub.cfg`, and a few for a person at GRUB's prompt.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 23] = [
     "part_gpt",
     "fat",
     "loopback",
     "newc",
+    "hashsum",
+    "gcry_sha256",
     "normal",
     "configfile",
     "loadenv",
@@ -77,22 +83,28 @@ pub struct Loader {
     pub core: Vec<u8>,
     /// The program for UEFI.
     pub efi: Vec<u8>,
+    /// The configuration of both.
+    pub script: String,
 }
 
-/// Makes the boot loader from the packages of `list`.
+/// Makes the boot loader from the packages of `list`; `script` is its configuration, see [`configuration`].
 ///
 /// # Errors
-/// When the packages cannot be had, or are not of the known form.
-pub fn ensure(cache: &Cache, list: &Path, layout: &Layout) -> Result<Loader, DiskImageError> {
+/// When the packages cannot be had, or are not of the known form, or GRUB would not take the script.
+pub fn ensure(cache: &Cache, list: &Path, layout: &Layout, script: String) -> Result<Loader, DiskImageError> {
     let packages = debian::fetch(cache, &debian::read_list(list)?)?;
     let prefix = format!("(,gpt{})/grub", layout.partition(Role::Esp)?.number);
-    let mut key = debian::key(Key::new().with("recipe", RECIPE).with("prefix", &prefix), &packages);
+    let mut key = debian::key(
+        Key::new().with("recipe", RECIPE).with("prefix", &prefix).with("script", &script),
+        &packages,
+    );
     for module in MODULES.iter().chain(BIOS.modules).chain(EFI.modules) {
         key = key.with("module", module);
     }
     let made = cache.get_or_make("grub", &key, |out| {
         let tree = out.join("unpacked");
         debian::unpack(&packages, &tree, &["./usr/share".to_owned()])?;
+        check(&tree, &script, &out.join("grub.cfg"))?;
         for firmware in [BIOS, EFI] {
             link(&tree, &firmware, &prefix, &out.join(firmware.file))?;
         }
@@ -110,17 +122,30 @@ pub fn ensure(cache: &Cache, list: &Path, layout: &Layout) -> Result<Loader, Dis
         boot_code: boot_code(&read("boot.img")?, start)?,
         core: core(read(BIOS.file)?, start)?,
         efi: read(EFI.file)?,
+        script,
     })
 }
 
-/// Runs grub-mkimage with its own libraries, whatever this machine has.
-fn link(tree: &Path, firmware: &Firmware, prefix: &str, out: &Path) -> Result<(), DiskImageError> {
+/// A program of the unpacked packages with its own libraries, whatever this machine has.
+fn program(tree: &Path, path: &str) -> Command {
     let mut command = Command::new(tree.join("lib64").join(LOADER));
-    command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu"));
-    command.arg(tree.join("usr/bin/grub-mkimage")).arg("--directory");
-    command.arg(tree.join("usr/lib/grub").join(firmware.format));
+    command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu")).arg(tree.join(path));
+    command.env_clear().env("LC_ALL", "C");
+    command
+}
+
+/// Whether GRUB can read the script: better found here than by a machine that does not boot.
+fn check(tree: &Path, script: &str, path: &Path) -> Result<(), DiskImageError> {
+    files::write(path, script)?;
+    process::run(program(tree, "usr/bin/grub-script-check").arg(path), LIMIT)?;
+    Ok(())
+}
+
+fn link(tree: &Path, firmware: &Firmware, prefix: &str, out: &Path) -> Result<(), DiskImageError> {
+    let mut command = program(tree, "usr/bin/grub-mkimage");
+    command.arg("--directory").arg(tree.join("usr/lib/grub").join(firmware.format));
     command.args(["--format", firmware.format, "--prefix", prefix]).arg("--output").arg(out);
-    command.args(MODULES).args(firmware.modules).env_clear().env("LC_ALL", "C");
+    command.args(MODULES).args(firmware.modules);
     process::run(&mut command, LIMIT)?;
     Ok(())
 }
@@ -171,32 +196,33 @@ fn core(mut core: Vec<u8>, sector: u64) -> Result<Vec<u8>, DiskImageError> {
     Ok(core)
 }
 
-/// GRUB's configuration: where things are in this layout, then `script`.
+/// GRUB's configuration: where things are in this layout, which slot is booted, and `menu`.
 ///
 /// # Errors
 /// Never with a layout that was parsed.
-pub fn configuration(layout: &Layout, script: &str) -> Result<String, DiskImageError> {
-    let [a, b] = [layout.partition(Role::SystemA)?.number, layout.partition(Role::SystemB)?.number];
-    let area = layout.boot_area()?;
-    let (start, length) = (area.start / SECTOR, (area.end - area.start) / SECTOR);
-    Ok(format!("set slot_a=gpt{a}\nset slot_b=gpt{b}\nset boot_area={start}+{length}\n\n{script}"))
+pub fn configuration(layout: &Layout, menu: &str) -> Result<String, DiskImageError> {
+    let part = |role| Ok::<_, DiskImageError>(format!("gpt{}", layout.partition(role)?.number));
+    let blocks = |area: Range<u64>| format!("{}+{}", area.start / SECTOR, (area.end - area.start) / SECTOR);
+    let [a, b] = [part(Role::SystemA)?, part(Role::SystemB)?];
+    let boot = blocks(layout.boot_area()?);
+    Ok(format!(
+        "# The disk that GRUB came from, and what is where on it.\n\
+         regexp --set=1:mote_disk '^\\(?([^,()]+),' \"$root\"\n\
+         set mote_env=\"$prefix/grubenv\"\n\
+         set mote_boot_a=\"($mote_disk,{a}){boot}\"\n\
+         set mote_boot_b=\"($mote_disk,{b}){boot}\"\n\n{GRUB_CFG}\n{menu}"
+    ))
 }
 
-/// GRUB's environment block with these variables. It is rewritten in place, never grown.
+/// GRUB's environment block of a new machine: `version` in the first slot, nothing in the second.
 ///
 /// # Errors
-/// When they do not fit.
-pub fn environment(variables: &[(&str, &str)]) -> Result<Vec<u8>, DiskImageError> {
-    let mut text = "# GRUB Environment Block\n".to_owned();
-    for (name, value) in variables {
-        text.extend([*name, "=", *value, "\n"]);
-    }
-    let mut block = text.into_bytes();
-    if block.len() > ENVIRONMENT {
-        return Err(DiskImageError::Loader("grubenv"));
-    }
-    block.resize(ENVIRONMENT, b'#');
-    Ok(block)
+/// When it is no version.
+pub fn environment(version: &str) -> Result<Vec<u8>, DiskImageError> {
+    let version = version.parse().map_err(DiskImageError::Version)?;
+    let mut block = Block::default();
+    State::new(Slot::A, version, Version::ZERO).store(&mut block).map_err(DiskImageError::State)?;
+    Ok(block.to_bytes().to_vec())
 }
 
 #[cfg(test)]
@@ -253,14 +279,25 @@ mod tests {
     #[test]
     fn the_script_is_told_where_things_are() {
         let text = configuration(&Layout::built_in().unwrap(), "echo\n").unwrap();
-        assert_eq!(text, "set slot_a=gpt4\nset slot_b=gpt5\nset boot_area=950272+98304\n\necho\n");
+        for line in [
+            r#"regexp --set=1:mote_disk '^\(?([^,()]+),' "$root""#,
+            r#"set mote_env="$prefix/grubenv""#,
+            r#"set mote_boot_a="($mote_disk,gpt4)950272+98304""#,
+            r#"set mote_boot_b="($mote_disk,gpt5)950272+98304""#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert!(text.ends_with("\necho\n"));
+        let decision = text.find(GRUB_CFG).unwrap();
+        assert!(text.find("set mote_env").unwrap() < decision);
     }
 
     #[test]
-    fn the_environment_has_its_size_and_its_mark() {
-        let block = environment(&[("slot", "a"), ("trial", "")]).unwrap();
-        assert_eq!(block.len(), 1024);
-        assert!(block.starts_with(b"# GRUB Environment Block\nslot=a\ntrial=\n####"));
-        assert!(environment(&[("slot", &"x".repeat(1000))]).is_err());
+    fn a_new_machine_has_one_good_slot() {
+        let block = environment("1.2.3").unwrap();
+        assert_eq!(block.len() as u64, mote_layout::ENVIRONMENT);
+        let state = State::load(&Block::parse(&block).unwrap()).unwrap();
+        assert_eq!(state, State::new(Slot::A, Version::new(1, 2, 3), Version::ZERO));
+        assert!(matches!(environment("1.2"), Err(DiskImageError::Version(_))));
     }
 }

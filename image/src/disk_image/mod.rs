@@ -15,6 +15,8 @@ use std::io;
 use std::path::PathBuf;
 
 use mote_layout::{LayoutError, Role};
+use mote_update::slots::StoreError;
+use mote_update::version::VersionError;
 use thiserror::Error;
 
 use crate::cache::CacheError;
@@ -62,6 +64,12 @@ pub enum DiskImageError {
     /// A part of the boot loader is not what it should be.
     #[error("GRUB's {0} is not of the form this tool knows: see image/boot/packages.list")]
     Loader(&'static str),
+    /// GRUB's environment block names versions.
+    #[error("The image's version cannot be that of a slot")]
+    Version(#[source] VersionError),
+    /// The state of the slots does not fit into GRUB's environment block.
+    #[error("Cannot make GRUB's environment block")]
+    State(#[source] StoreError),
     /// The system disk has no system.
     #[error("{0} has no partition with a system: run `make image` again")]
     NoSystem(PathBuf),

@@ -1,20 +1,27 @@
 //! What goes where: from a finished image in `dist/` to the pieces of a disk.
 
 use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use gptman::GPT;
 use mote_layout::{Layout, Partition, Role, SECTOR};
+use mote_update::verity;
 
 use super::loader::Loader;
 use super::{Content, DiskImageError, Piece, fat, loader, slot};
 use crate::disk;
-use crate::files::{self, failed};
+use crate::files::failed;
 use crate::project::{Manifest, Project};
 
 /// What a person finds on the configuration partition.
 const README: &str = "Configuration of this Mote machine.\r\n\r\n\
                       A file mote.toml beside this one changes what the built-in configuration says.\r\n";
+
+/// What a kernel has to know that boots from a disk of whatever machine: to talk to screens as well as to a serial line,
+/// and that network disks may take their time (the NVMe ones of EC2 do; a disk that gives up breaks file systems).
+const MEDIUM: &str = "console=tty0 nvme_core.io_timeout=4294967295";
 
 /// Everything but GRUB itself.
 #[derive(Debug)]
@@ -27,6 +34,8 @@ pub struct Parts<'a> {
     pub manifest: &'a Manifest,
     /// For the configuration partition's mote.toml.
     pub config: Option<&'a Path>,
+    /// Words at the end of the kernel command line.
+    pub append: &'a [String],
 }
 
 /// Gives the pieces of the disk; without a loader, one that holds everything but does not boot by itself.
@@ -48,32 +57,49 @@ pub fn pieces(parts: &Parts<'_>, loader: Option<&Loader>) -> Result<Vec<Piece>, 
     }
     pieces.push(volume(Role::Config, "MOTE", false, &config)?);
 
-    let mut esp = Vec::new();
+    // First, and so at the place that the layout says.
+    let environment = loader::environment(&parts.manifest.version)?;
+    let mut esp = vec![("grub/grubenv".to_owned(), environment.clone())];
     if let Some(loader) = loader {
-        let script = files::read_text(&parts.project.file("image/boot/grub.cfg"))?;
-        let environment = loader::environment(&[("slot", "a"), ("trial", ""), ("tries", "0")])?;
         esp.push(("EFI/BOOT/BOOTX64.EFI".to_owned(), loader.efi.clone()));
-        esp.push(("grub/grub.cfg".to_owned(), loader::configuration(layout, &script)?.into_bytes()));
-        esp.push(("grub/grubenv".to_owned(), environment));
+        esp.push(("grub/grub.cfg".to_owned(), loader.script.clone().into_bytes()));
         pieces.push(whole(layout.partition(Role::BiosBoot)?, loader.core.clone()));
     }
-    pieces.push(volume(Role::Esp, "MOTE ESP", true, &esp)?);
+    let esp = volume(Role::Esp, "MOTE ESP", true, &esp)?;
+    if !holds(&esp.content, layout.environment(), &environment) {
+        return Err(DiskImageError::Loader("environment block"));
+    }
+    pieces.push(esp);
     Ok(pieces)
 }
 
-/// The first slot: the file system of the system disk, and the boot area with kernel and initramfs. The second stays
-/// blank until an update writes it.
+/// The first slot: the file system of the system disk with the tree of its hashes, and the boot area with kernel and
+/// initramfs. The second stays blank until an update writes it.
 fn system(parts: &Parts<'_>) -> Result<Vec<Piece>, DiskImageError> {
     let Parts { layout, project, manifest, .. } = parts;
     let read = |path: PathBuf| fs::read(&path).map_err(failed("read", &path));
-    let archive = slot::archive(&read(project.kernel())?, &read(project.initramfs())?, &manifest.cmdline)?;
     let (system, boot) = (layout.system_area()?, layout.boot_area()?);
+    let (path, range) = file_system(&project.system_disk())?;
+    let mut file = File::open(&path).map_err(failed("open", &path))?;
+    file.seek(SeekFrom::Start(range.start)).map_err(failed("read", &path))?;
+    let size = range.end - range.start;
+    let (verity, tree) = verity::tree(&mut file.take(size)).map_err(failed("read", &path))?;
+    let cmdline =
+        [MEDIUM, &manifest.cmdline, &format!("mote.verity={verity}"), &parts.append.join(" ")].join(" ");
+    let archive = slot::archive(&read(project.kernel())?, &read(project.initramfs())?, &cmdline)?;
+    let behind = verity.sectors() * SECTOR;
     Ok(vec![
         Piece {
             role: Role::SystemA,
             offset: system.start,
             room: system.end - system.start,
-            content: file_system(&project.system_disk())?,
+            content: Content::File { path, start: range.start, size },
+        },
+        Piece {
+            role: Role::SystemA,
+            offset: behind,
+            room: system.end.saturating_sub(behind),
+            content: Content::Bytes(tree),
         },
         Piece {
             role: Role::SystemA,
@@ -85,7 +111,7 @@ fn system(parts: &Parts<'_>) -> Result<Vec<Piece>, DiskImageError> {
 }
 
 /// The partition with the system, of the system disk that QEMU is given.
-fn file_system(path: &Path) -> Result<Content, DiskImageError> {
+fn file_system(path: &Path) -> Result<(PathBuf, Range<u64>), DiskImageError> {
     let mut file = File::open(path).map_err(failed("open", path))?;
     let table = |source| DiskImageError::Table { path: path.to_path_buf(), source };
     let table = GPT::find_from(&mut file).map_err(table)?;
@@ -94,7 +120,7 @@ fn file_system(path: &Path) -> Result<Content, DiskImageError> {
     let (_, entry) = found.ok_or_else(missing)?;
     let size = entry.size().map_err(|_| missing())?.checked_mul(SECTOR).ok_or_else(missing)?;
     let start = entry.starting_lba.checked_mul(SECTOR).ok_or_else(missing)?;
-    Ok(Content::File { path: path.to_path_buf(), start, size })
+    Ok((path.to_path_buf(), start..start + size))
 }
 
 /// A FAT volume's serial number, the same in every image.
@@ -103,29 +129,38 @@ fn serial(partition: &Partition) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
+/// Whether bytes have `part` at `range`.
+fn holds(content: &Content, range: Range<u64>, part: &[u8]) -> bool {
+    let bound = |at| usize::try_from(at).unwrap_or(usize::MAX);
+    match content {
+        Content::Bytes(bytes) => bytes.get(bound(range.start)..bound(range.end)) == Some(part),
+        Content::File { .. } => false,
+    }
+}
+
 fn whole(partition: &Partition, bytes: Vec<u8>) -> Piece {
     Piece { role: partition.role, offset: 0, room: partition.size, content: Content::Bytes(bytes) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Cursor, Read, Seek, SeekFrom};
+    use std::io::Cursor;
 
     use fatfs::{FileSystem, FsOptions};
 
     use super::*;
+    use crate::files;
 
     fn with_image(folder: &Path) -> (Project, Manifest) {
         fs::create_dir_all(folder.join("config/kernel")).unwrap();
         fs::write(folder.join("Cargo.toml"), "").unwrap();
-        files::write(&folder.join("image/boot/grub.cfg"), "echo\n").unwrap();
         let project = Project::find(folder).unwrap();
         files::write(&project.kernel(), "kernel").unwrap();
         files::write(&project.initramfs(), "initramfs").unwrap();
         let erofs = folder.join("erofs");
         fs::write(&erofs, "file system").unwrap();
         disk::with_content(&project.system_disk(), disk::SYSTEM, &erofs, "seed").unwrap();
-        let [version, build, inputs] = ["1", "b", "i"].map(str::to_owned);
+        let [version, build, inputs] = ["1.2.3", "b", "i"].map(str::to_owned);
         (project, Manifest { version, build, cmdline: "quiet".to_owned(), inputs })
     }
 
@@ -156,19 +191,37 @@ mod tests {
         let layout = Layout::built_in().unwrap();
         let config = dir.path().join("mine.toml");
         fs::write(&config, "a = 1\n").unwrap();
-        let parts = Parts { layout: &layout, project: &project, manifest: &manifest, config: Some(&config) };
-        let loader = Loader { boot_code: [0; 440], core: vec![1; 9], efi: b"efi".to_vec() };
+        let parts = Parts {
+            layout: &layout,
+            project: &project,
+            manifest: &manifest,
+            config: Some(&config),
+            append: &["x=y".to_owned()],
+        };
+        let loader = Loader {
+            boot_code: [0; 440],
+            core: vec![1; 9],
+            efi: b"efi".to_vec(),
+            script: "echo\n".to_owned(),
+        };
         let pieces = pieces(&parts, Some(&loader)).unwrap();
 
         assert!(bytes(&pieces, Role::SystemA, 0).starts_with(b"file system\0"));
-        let archive = bytes(&pieces, Role::SystemA, 1);
-        assert!(archive.windows(9).any(|window| window == b"initramfs"));
+        let (verity, tree) = verity::tree(&mut bytes(&pieces, Role::SystemA, 0).as_slice()).unwrap();
+        assert!(bytes(&pieces, Role::SystemA, 1) == tree);
+        let archive = bytes(&pieces, Role::SystemA, 2);
+        let archive = String::from_utf8_lossy(&archive);
+        assert!(archive.contains("initramfs"));
+        assert!(archive.contains(&format!("{MEDIUM} quiet mote.verity={verity} x=y'")), "{archive}");
+        assert!(
+            pieces.iter().filter(|piece| piece.role == Role::SystemA).all(|piece| piece.room < 512 << 20)
+        );
         assert_eq!(bytes(&pieces, Role::BiosBoot, 0), [1; 9]);
         assert_eq!(fat_file(bytes(&pieces, Role::Config, 0), "mote.toml"), "a = 1\n");
         let esp = bytes(&pieces, Role::Esp, 0);
         assert_eq!(fat_file(esp.clone(), "EFI/BOOT/BOOTX64.EFI"), "efi");
-        assert!(fat_file(esp.clone(), "grub/grub.cfg").ends_with("\necho\n"));
-        assert!(fat_file(esp, "grub/grubenv").contains("\nslot=a\n"));
+        assert_eq!(fat_file(esp.clone(), "grub/grub.cfg"), "echo\n");
+        assert!(fat_file(esp, "grub/grubenv").starts_with("# GRUB Environment Block\nmote_slot=a\n"));
         assert!(pieces.iter().all(|piece| piece.role != Role::SystemB && piece.role != Role::Data));
     }
 
@@ -177,7 +230,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (project, manifest) = with_image(dir.path());
         let layout = Layout::built_in().unwrap();
-        let parts = Parts { layout: &layout, project: &project, manifest: &manifest, config: None };
+        let parts =
+            Parts { layout: &layout, project: &project, manifest: &manifest, config: None, append: &[] };
         let pieces = pieces(&parts, None).unwrap();
         assert!(pieces.iter().all(|piece| piece.role != Role::BiosBoot));
         let config = bytes(&pieces, Role::Config, 0);

@@ -1,5 +1,5 @@
-//! What the boot loader reads of a system slot: kernel, initramfs and command line, as a newc archive at the slot's
-//! end.
+//! What the boot loader reads of a system slot: kernel, initramfs and command line with their checksums, as a newc
+//! archive at the slot's end.
 //!
 //! The slot's begin is erofs, which Debian's GRUB cannot read; an archive it can, through a loop device over the
 //! slot's last sectors. So a slot is one piece: whoever writes it, writes all that belongs together.
@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 
 use cpio::newc::{Builder, ModeFileType, trailer};
+use mote_update::digest::Digest;
 
 use super::DiskImageError;
 use crate::erofs::TIMESTAMP;
@@ -17,6 +18,9 @@ pub const KERNEL: &str = "linux";
 pub const INITRAMFS: &str = "initrd";
 /// Name of GRUB's script that sets `cmdline`.
 pub const SCRIPT: &str = "slot.cfg";
+
+/// Name of the list of SHA-256 sums that GRUB checks the others against.
+pub const SUMS: &str = "sums";
 
 /// Gives the archive.
 ///
@@ -31,9 +35,11 @@ pub fn archive(kernel: &[u8], initramfs: &[u8], cmdline: &str) -> Result<Vec<u8>
         room,
         size: [kernel.len(), initramfs.len()].iter().filter_map(|size| u64::try_from(*size).ok()).sum(),
     };
-    // The script first: the boot loader looks for it first, from the begin.
     let parts = [(SCRIPT, script.as_bytes()), (KERNEL, kernel), (INITRAMFS, initramfs)];
-    build(&parts).map_err(failed)
+    let sums: String =
+        parts.iter().map(|(name, content)| format!("{}  {name}\n", Digest::of(content))).collect();
+    // What is small first: the boot loader looks for every file from the begin on.
+    build(&[&[(SUMS, sums.as_bytes())], parts.as_slice()].concat()).map_err(failed)
 }
 
 fn build(parts: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
@@ -87,10 +93,14 @@ mod tests {
     fn all_three_are_in_the_archive() {
         let archive = archive(b"kernel", &[1; 1001], "quiet a=b,c $x\n").unwrap();
         let found = read(&archive);
-        assert_eq!(found[0], ("slot.cfg".to_owned(), b"set cmdline='quiet a=b,c $x'\n".to_vec()));
-        assert_eq!(found[1], ("linux".to_owned(), b"kernel".to_vec()));
-        assert_eq!(found[2], ("initrd".to_owned(), vec![1; 1001]));
-        assert_eq!(found.len(), 3);
+        assert_eq!(found[1], ("slot.cfg".to_owned(), b"set cmdline='quiet a=b,c $x'\n".to_vec()));
+        assert_eq!(found[2], ("linux".to_owned(), b"kernel".to_vec()));
+        assert_eq!(found[3], ("initrd".to_owned(), vec![1; 1001]));
+        assert_eq!(found.len(), 4);
+        let sums = String::from_utf8(found[0].1.clone()).unwrap();
+        let line = format!("{}  linux", Digest::of(b"kernel"));
+        assert_eq!((found[0].0.as_str(), sums.lines().nth(1)), ("sums", Some(line.as_str())));
+        assert_eq!(sums.lines().count(), 3);
     }
 
     #[test]
