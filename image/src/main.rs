@@ -12,6 +12,7 @@ use mote_image::cache::Cache;
 use mote_image::progress::{elapsed, say};
 use mote_image::project::{Manifest, Project};
 use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::medium::{BootDisk, Bus, Firmware};
 use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
 use mote_image::{assemble, disk, disk_image, files, kernel};
@@ -84,6 +85,15 @@ struct MachineArgs {
     /// Begin with a blank data disk: what is on it now is lost.
     #[arg(long)]
     fresh: bool,
+    /// Boot this disk instead, which `disk` made and on which everything is; it is written to.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "no_data", "fresh", "data_throttle", "append"])]
+    disk: Option<PathBuf>,
+    /// What looks for a boot loader on that disk.
+    #[arg(long, value_enum, default_value = "bios", requires = "disk")]
+    firmware: FirmwareArg,
+    /// How that disk is attached.
+    #[arg(long, value_enum, default_value = "virtio", requires = "disk")]
+    bus: BusArg,
     /// Let the data disk be read no faster than this many bytes and requests a second, such as 64M:11400.
     #[arg(long, value_name = "BPS:IOPS")]
     data_throttle: Option<Throttle>,
@@ -154,6 +164,19 @@ struct QemuArgs {
     /// As a JSON list of arguments, the program first.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FirmwareArg {
+    Bios,
+    Uefi,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BusArg {
+    Virtio,
+    Nvme,
+    Ahci,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -310,7 +333,22 @@ fn machine(
         Some(AccelArg::Tcg) => (Accelerator::Tcg, "emulated, as asked".to_owned()),
         None => Accelerator::choose(),
     };
-    let data = match (&args.data, args.no_data) {
+    let boot_disk = match &args.disk {
+        None => None,
+        Some(path) => Some(BootDisk {
+            image: std::path::absolute(path)?,
+            firmware: match args.firmware {
+                FirmwareArg::Bios => Firmware::Bios,
+                FirmwareArg::Uefi => Firmware::Uefi,
+            },
+            bus: match args.bus {
+                BusArg::Virtio => Bus::Virtio,
+                BusArg::Nvme => Bus::Nvme,
+                BusArg::Ahci => Bus::Ahci,
+            },
+        }),
+    };
+    let data = match (&args.data, args.no_data || boot_disk.is_some()) {
         (_, true) => None,
         (Some(path), _) => Some(std::path::absolute(path)?),
         (None, _) => Some(project.data_disk()),
@@ -325,6 +363,7 @@ fn machine(
         append: args.append.clone(),
         system: project.system_disk(),
         data,
+        boot_disk,
         data_throttle: args.data_throttle,
         port: args.port,
         serial,

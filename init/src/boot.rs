@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::disk::{data, system};
+use crate::disk::system::Source;
+use crate::disk::{configuration, data, slot, system};
 use crate::log;
 use crate::machine::Machine;
 use crate::net;
@@ -39,6 +40,7 @@ pub const SEQUENCE: &[Phase] = &[
         Task { name: "clock",    bound: QUICK, failure: Degrades, run: |m| Box::pin(set_clock(m)) },
         Task { name: "entropy",  bound: QUICK, failure: Degrades, run: |m| Box::pin(randomness(m)) },
         Task { name: "button",   bound: QUICK, failure: Degrades, run: |m| Box::pin(power_button(m)) },
+        Task { name: "configuration", bound: QUICK, failure: Degrades, run: |m| Box::pin(configuration(m)) },
         SYSTEM,
     ]},
     DATA_PHASE,
@@ -139,13 +141,35 @@ async fn power_button(machine: Arc<Machine>) -> Outcome {
 }
 
 async fn system_disk(machine: Arc<Machine>) -> Outcome {
-    let partition = system::mount(2 * machine.options.disk_wait).await?;
+    let source = machine.options.system;
+    let device = match system::mount(source, 2 * machine.options.disk_wait).await {
+        Ok(device) => device,
+        Err(error) => {
+            if let Source::Slot(running, _) = source {
+                slot::refuse(&machine, running).await;
+            }
+            return Err(error.into());
+        }
+    };
     // Its pages are read while the data disk is made ready. A hint: failing costs a little time.
     tokio::task::spawn_blocking(|| {
         let program = std::fs::File::open(hostd::PROGRAM)?;
         rustix::fs::fadvise(&program, 0, None, rustix::fs::Advice::WillNeed).map_err(std::io::Error::from)
     });
-    Ok(format!("{} on {}", partition.device.display(), system::TARGET))
+    let said = format!("{} on {}", device.display(), system::TARGET);
+    let Source::Slot(running, _) = source else { return Ok(said) };
+    tokio::spawn(slot::follow(Arc::clone(&machine), running, device));
+    Ok(format!("slot {running}, verified, {said}"))
+}
+
+async fn configuration(machine: Arc<Machine>) -> Outcome {
+    match machine.options.system {
+        Source::Disk => Ok("none".to_owned()),
+        Source::Slot(..) => {
+            configuration::mount(machine.options.disk_wait).await?;
+            Ok(format!("on {}", configuration::TARGET))
+        }
+    }
 }
 
 async fn data_disk(machine: Arc<Machine>) -> Outcome {
@@ -154,7 +178,9 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
         facts.data.state = data::State::Failed;
         facts.data.detail = "preparing the data disk took too long".to_owned();
     });
-    let report = data::prepare(&machine.reaper, machine.options.disk_wait, machine.options.data_repair).await;
+    let options = &machine.options;
+    let grow = matches!(options.system, Source::Slot(..));
+    let report = data::prepare(&machine.reaper, options.disk_wait, options.data_repair, grow).await;
     machine.facts(|facts| facts.data = report.clone());
     if matches!(report.state, data::State::Absent | data::State::Failed) {
         mounts::mount_barrier(data::TARGET)?;

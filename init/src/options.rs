@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mote_update::slots::Slot;
+use mote_update::verity::Verity;
+
+use crate::disk::system::Source;
 use crate::net::fixed::{Fixed, FixedError};
 
 /// Names of init's own options. hostd refuses keys it does not know, so these are kept from it.
-const OWN: &[&str] = &["address", "gateway", "dns", "interface", "hostname", "disk_wait_s", "data_repair"];
+const OWN: &[&str] =
+    &["address", "gateway", "dns", "interface", "hostname", "disk_wait_s", "data_repair", "slot", "verity"];
 
 /// Longest time an operator can make us wait for a disk.
 const MAX_DISK_WAIT_S: u64 = 600;
@@ -22,6 +27,8 @@ pub struct Options {
     pub disk_wait: Duration,
     /// Let e2fsck repair what `-p` leaves to a person, at the risk of losing files.
     pub data_repair: bool,
+    /// Where the system is: the boot loader of a disk with slots says which, and by what the slot is verified.
+    pub system: Source,
     /// The rest, for hostd.
     pub service: BTreeMap<String, String>,
     /// What was wrong with our own options, one sentence each.
@@ -68,7 +75,20 @@ impl Options {
                 false
             }
         };
-        Self { hostname, fixed, disk_wait, data_repair, service: all, complaints }
+        let verity = get("verity").map(str::parse::<Verity>).transpose().unwrap_or_else(|error| {
+            complaints.push(format!("mote.verity: {error}"));
+            None
+        });
+        let system = match get("slot").map(|name| (name, Slot::of(name))) {
+            None => Source::Disk,
+            Some((_, Some(slot))) => Source::Slot(slot, verity),
+            Some((name, None)) => {
+                complaints
+                    .push(format!("mote.slot={name} is neither a nor b; looking for a disk with the system"));
+                Source::Disk
+            }
+        };
+        Self { hostname, fixed, disk_wait, data_repair, system, service: all, complaints }
     }
 }
 
@@ -117,6 +137,19 @@ mod tests {
         assert_eq!(options.disk_wait, Duration::from_secs(5));
         assert!(!options.data_repair);
         assert_eq!(options.complaints.len(), 4, "{:?}", options.complaints);
+    }
+
+    #[test]
+    fn a_slot_comes_with_what_verifies_it() {
+        assert_eq!(read("quiet").system, Source::Disk);
+        let verity = format!("7:{}", "ab".repeat(32));
+        let options = read(&format!("mote.verity={verity} mote.slot=b"));
+        assert_eq!(options.system, Source::Slot(Slot::B, Some(verity.parse().unwrap())));
+        assert!(options.complaints.is_empty() && options.service.is_empty());
+        // Not verified is not used: the slot is named all the same.
+        let damaged = read("mote.slot=a mote.verity=7:ab");
+        assert_eq!((damaged.system, damaged.complaints.len()), (Source::Slot(Slot::A, None), 1));
+        assert_eq!(read("mote.slot=c").complaints.len(), 1);
     }
 
     #[test]
