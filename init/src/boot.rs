@@ -8,8 +8,9 @@ use mote_config::{API_FILE, Layer};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::configuration::{self, metadata, partition};
-use crate::disk::{data, system};
+use crate::configuration::{self, metadata};
+use crate::disk::system::Source;
+use crate::disk::{configuration as partition, data, slot, system};
 use crate::log;
 use crate::machine::Machine;
 use crate::net;
@@ -94,7 +95,6 @@ pub async fn run(machine: Arc<Machine>) {
     let mut rest = SEQUENCE;
     while !crate::sequence::run(rest, &machine).await {
         rest = LATE;
-        machine.system_seen.send_replace(false);
         log::line("no usable system image; looking again, the power button works");
         tokio::time::sleep(REMIND).await;
     }
@@ -143,17 +143,29 @@ async fn follow_configuration(machine: Arc<Machine>) {
     }
 }
 
-/// Reads the layer that is on the system's disk.
+/// Reads the layer that is on the system's disk, if that is one with slots.
 async fn find_configuration(machine: Arc<Machine>) -> Outcome {
-    let wait = 2 * machine.configuration.options().disk_wait;
-    let found = partition::find(machine.system_seen.subscribe(), wait).await;
-    if let Ok(Some(source)) = &found {
-        machine.configuration.put(source.clone());
-    }
+    let read = match machine.system {
+        Source::Disk => Ok("none on a disk without slots".to_owned()),
+        Source::Slot(..) => read_partition(&machine).await,
+    };
+    // Whatever came of it: nobody waits any longer.
     machine.configuration.ready();
-    Ok(match found? {
-        Some(source) => format!("{} from the {}", source.name, source.layer),
-        None => "no partition with a mote.toml".to_owned(),
+    read
+}
+
+async fn read_partition(machine: &Machine) -> Outcome {
+    partition::mount(machine.configuration.options().disk_wait).await?;
+    let path = Path::new(partition::TARGET).join("mote.toml");
+    let reading = tokio::task::spawn_blocking(move || {
+        configuration::read(&path, Layer::Partition, "mote-config/mote.toml")
+    });
+    Ok(match reading.await?? {
+        Some(source) => {
+            machine.configuration.put(source);
+            format!("mote.toml in {}", partition::TARGET)
+        }
+        None => format!("no mote.toml in {}", partition::TARGET),
     })
 }
 
@@ -257,15 +269,25 @@ async fn power_button(machine: Arc<Machine>) -> Outcome {
 }
 
 async fn system_disk(machine: Arc<Machine>) -> Outcome {
-    let found = system::mount(2 * machine.configuration.options().disk_wait).await;
-    machine.system_seen.send_replace(true);
-    let partition = found?;
+    let source = machine.system;
+    let device = match system::mount(source, 2 * machine.configuration.options().disk_wait).await {
+        Ok(device) => device,
+        Err(error) => {
+            if let Source::Slot(running, _) = source {
+                slot::refuse(&machine, running).await;
+            }
+            return Err(error.into());
+        }
+    };
     // Its pages are read while the data disk is made ready. A hint: failing costs a little time.
     tokio::task::spawn_blocking(|| {
         let program = std::fs::File::open(hostd::PROGRAM)?;
         rustix::fs::fadvise(&program, 0, None, rustix::fs::Advice::WillNeed).map_err(std::io::Error::from)
     });
-    Ok(format!("{} on {}", partition.device.display(), system::TARGET))
+    let said = format!("{} on {}", device.display(), system::TARGET);
+    let Source::Slot(running, _) = source else { return Ok(said) };
+    tokio::spawn(slot::follow(Arc::clone(&machine), running, device));
+    Ok(format!("slot {running}, verified, {said}"))
 }
 
 async fn data_disk(machine: Arc<Machine>) -> Outcome {
@@ -275,7 +297,8 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
         facts.data.detail = "preparing the data disk took too long".to_owned();
     });
     let options = machine.configuration.options();
-    let report = data::prepare(&machine.reaper, options.disk_wait, options.data_repair).await;
+    let grow = matches!(machine.system, Source::Slot(..));
+    let report = data::prepare(&machine.reaper, options.disk_wait, options.data_repair, grow).await;
     machine.facts(|facts| facts.data = report.clone());
     if matches!(report.state, data::State::Absent | data::State::Failed) {
         mounts::mount_barrier(data::TARGET)?;

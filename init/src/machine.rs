@@ -4,12 +4,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
-use mote_config::Source;
-
 use crate::cmdline::Cmdline;
 use crate::configuration::Configuration;
+use crate::disk::system::Source;
 use crate::facts::Facts;
 use crate::net;
+use crate::options;
 use crate::reason::Stop;
 use crate::service::hostd::Hostd;
 use crate::service::reap::Reaper;
@@ -21,8 +21,8 @@ pub struct Machine {
     pub cmdline: Cmdline,
     /// What is set, by all layers found so far.
     pub configuration: Configuration,
-    /// The system's disk was found, or will not be: whatever else is on it is there by now.
-    pub system_seen: watch::Sender<bool>,
+    /// Where the system is.
+    pub system: Source,
     /// Reaps processes.
     pub reaper: Reaper,
     /// The one service.
@@ -37,13 +37,15 @@ pub struct Machine {
 impl Machine {
     /// A machine at the beginning of its boot.
     pub fn new(cmdline: Cmdline, stops: mpsc::Sender<Stop>) -> Self {
-        let configuration = Configuration::new(Source::options(cmdline.options()));
+        let words = cmdline.options();
+        let (system, problems) = options::booted(&words);
+        let configuration = Configuration::new(mote_config::Source::options(words));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let facts = Facts { boot_id: boot_id.trim().to_owned(), ..Facts::default() };
+        let facts = Facts { boot_id: boot_id.trim().to_owned(), problems, ..Facts::default() };
         Self {
             cmdline,
             configuration,
-            system_seen: watch::Sender::new(false),
+            system,
             reaper: Reaper::default(),
             hostd: Hostd::default(),
             network: watch::Sender::default(),

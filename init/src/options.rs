@@ -1,9 +1,14 @@
-//! What init itself takes from the configuration.
+//! What init itself takes from the configuration, and from the boot loader.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use mote_config::{Interface, Metadata, Resolved};
+use mote_update::slots::Slot;
+use mote_update::verity::Verity;
+
+use crate::disk::system::Source;
 
 /// Settings of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +52,34 @@ impl Options {
     }
 }
 
+/// Where the system is: the boot loader of a disk with slots says which, and by what the slot is verified. And what is wrong
+/// with what it says.
+pub fn booted(words: &BTreeMap<String, String>) -> (Source, Vec<String>) {
+    let mut complaints = Vec::new();
+    let get = |name: &str| words.get(name).map(String::as_str);
+    let verity = get("verity").map(str::parse::<Verity>).transpose().unwrap_or_else(|error| {
+        complaints.push(format!("mote.verity: {error}"));
+        None
+    });
+    let system = match get("slot").map(|name| (name, Slot::of(name))) {
+        None => Source::Disk,
+        Some((_, Some(slot))) => Source::Slot(slot, verity),
+        Some((name, None)) => {
+            complaints.push(format!("mote.slot={name} is neither a nor b; looking for a disk with the system"));
+            Source::Disk
+        }
+    };
+    (system, complaints)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cmdline::Cmdline;
-    use mote_config::{Source, resolve};
+    use mote_config::resolve;
 
     fn read(line: &str) -> (Options, Vec<String>) {
-        let resolved = resolve(&[Source::options(Cmdline::parse(line).options())]);
+        let resolved = resolve(&[mote_config::Source::options(Cmdline::parse(line).options())]);
         (Options::of(&resolved), resolved.problems())
     }
 
@@ -89,5 +114,19 @@ mod tests {
         {
             assert!(problems[0].contains(word), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn a_slot_comes_with_what_verifies_it() {
+        let booted = |line: &str| booted(&Cmdline::parse(line).options());
+        assert_eq!(booted("quiet").0, Source::Disk);
+        let verity = format!("7:{}", "ab".repeat(32));
+        let line = format!("mote.verity={verity} mote.slot=b");
+        assert_eq!(booted(&line), (Source::Slot(Slot::B, Some(verity.parse().unwrap())), Vec::new()));
+        assert!(read(&line).1.is_empty());
+        // Not verified is not used: the slot is named all the same.
+        let (damaged, complaints) = booted("mote.slot=a mote.verity=7:ab");
+        assert_eq!((damaged, complaints.len()), (Source::Slot(Slot::A, None), 1));
+        assert_eq!(booted("mote.slot=c").1.len(), 1);
     }
 }

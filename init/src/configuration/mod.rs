@@ -2,7 +2,6 @@
 //! what is known so far.
 
 pub mod metadata;
-pub mod partition;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
