@@ -17,6 +17,10 @@ pub struct BootFacts {
     pub data: DataDisk,
     /// How the clock was set.
     pub clock: String,
+    /// Whether it is believed to be right.
+    pub clock_ok: bool,
+    /// What is to be said of it.
+    pub clock_problem: String,
     /// `mote.*` options of the kernel command line, without the prefix.
     pub options: BTreeMap<String, String>,
 }

@@ -379,6 +379,12 @@ impl Platform for Appliance {
             let (ok, reason) = (problem.is_none(), problem.unwrap_or_default());
             components.push(Component { name: "network".to_owned(), ok, reason });
         }
+        // Read again, from memory: init writes it anew when something changes.
+        let (facts, _) = BootFacts::read(&self.boot_file);
+        if !facts.boot_id.is_empty() {
+            let (ok, reason) = (facts.clock_ok, facts.clock_problem);
+            components.push(Component { name: "clock".to_owned(), ok, reason });
+        }
         let draining = self.draining.load(Ordering::Acquire);
         if draining {
             let reason = "The machine is shutting down".to_owned();

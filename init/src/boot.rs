@@ -9,8 +9,10 @@ use crate::disk::{data, system};
 use crate::log;
 use crate::machine::Machine;
 use crate::net;
+use crate::ntp;
 use crate::sequence::{Failure, Outcome, Phase, Task};
 use crate::service::hostd::{self, Status};
+use crate::sys::adjust::Kernel;
 use crate::sys::{button, cgroup, entropy, mounts, sysctl};
 
 use Failure::{Degrades, Ends};
@@ -121,9 +123,41 @@ async fn cgroups(_: Arc<Machine>) -> Outcome {
 }
 
 async fn set_clock(machine: Arc<Machine>) -> Outcome {
-    let source = clock::set()?;
-    machine.facts(|facts| facts.clock.clone_from(&source));
+    let (sound, source) = clock::set()?;
+    machine.facts(|facts| {
+        facts.clock_ok = sound;
+        facts.clock.clone_from(&source);
+    });
+    // What is started here waits for the network, and nothing for it.
+    tokio::spawn(ntp::run(
+        machine.options.ntp.clone(),
+        Kernel,
+        machine.network.subscribe(),
+        machine.time.clone(),
+    ));
+    tokio::spawn(follow_time(Arc::clone(&machine)));
     Ok(format!("from {source}"))
+}
+
+/// Keeps what `boot.toml` says of the clock up to date.
+async fn follow_time(machine: Arc<Machine>) {
+    let mut state = machine.time.subscribe();
+    while state.changed().await.is_ok() {
+        let state = state.borrow_and_update().clone();
+        machine.facts(|facts| {
+            match &state {
+                ntp::State::Set { .. } => {
+                    facts.clock_ok = true;
+                    facts.clock = state.to_string();
+                }
+                // What it was set by before is as good as it was.
+                ntp::State::Unasked | ntp::State::Off | ntp::State::Silence(_) => {}
+                _ => facts.clock_ok = false,
+            }
+            facts.clock_problem = state.problem().unwrap_or_default();
+            facts.write();
+        });
+    }
 }
 
 async fn randomness(_: Arc<Machine>) -> Outcome {

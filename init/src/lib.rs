@@ -17,6 +17,7 @@ pub mod facts;
 pub mod log;
 pub mod machine;
 pub mod net;
+pub mod ntp;
 pub mod options;
 pub mod panic;
 pub mod reason;

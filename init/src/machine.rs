@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cmdline::Cmdline;
 use crate::facts::Facts;
 use crate::net;
+use crate::ntp;
 use crate::options::Options;
 use crate::reason::Stop;
 use crate::service::hostd::Hostd;
@@ -25,6 +26,8 @@ pub struct Machine {
     pub hostd: Hostd,
     /// The network's state, written by the network task.
     pub network: watch::Sender<net::State>,
+    /// How it stands with the time, written by the task that asks for it.
+    pub time: watch::Sender<ntp::State>,
     /// Requests to stop the machine.
     pub stops: mpsc::Sender<Stop>,
     facts: Mutex<Facts>,
@@ -47,6 +50,7 @@ impl Machine {
             reaper: Reaper::default(),
             hostd: Hostd::default(),
             network: watch::Sender::default(),
+            time: watch::Sender::default(),
             stops,
             facts: Mutex::new(facts),
         }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::net::fixed::{Fixed, FixedError};
+use crate::ntp;
 
 /// Names of init's own options. hostd refuses keys it does not know, so these are kept from it.
-const OWN: &[&str] = &["address", "gateway", "dns", "interface", "hostname", "disk_wait_s", "data_repair"];
+const OWN: &[&str] =
+    &["address", "gateway", "dns", "interface", "hostname", "disk_wait_s", "data_repair", "ntp"];
 
 /// Longest time an operator can make us wait for a disk.
 const MAX_DISK_WAIT_S: u64 = 600;
@@ -22,6 +24,8 @@ pub struct Options {
     pub disk_wait: Duration,
     /// Let e2fsck repair what `-p` leaves to a person, at the risk of losing files.
     pub data_repair: bool,
+    /// Whom to ask for the time.
+    pub ntp: ntp::Wish,
     /// The rest, for hostd.
     pub service: BTreeMap<String, String>,
     /// What was wrong with our own options, one sentence each.
@@ -68,7 +72,11 @@ impl Options {
                 false
             }
         };
-        Self { hostname, fixed, disk_wait, data_repair, service: all, complaints }
+        let ntp = ntp::Wish::read(get("ntp")).unwrap_or_else(|error| {
+            complaints.push(format!("{error}; asking those built in"));
+            ntp::Wish::default()
+        });
+        Self { hostname, fixed, disk_wait, data_repair, ntp, service: all, complaints }
     }
 }
 
@@ -110,13 +118,14 @@ mod tests {
 
     #[test]
     fn wrong_values_are_reported_and_replaced() {
-        let options =
-            read("mote.hostname=-x mote.address=10.0.0.2 mote.disk_wait_s=soon mote.data_repair=maybe");
+        let options = read(
+            "mote.hostname=-x mote.address=10.0.0.2 mote.disk_wait_s=soon mote.data_repair=maybe mote.ntp=a;b",
+        );
         assert_eq!(options.hostname, "mote");
         assert_eq!(options.fixed, None);
         assert_eq!(options.disk_wait, Duration::from_secs(5));
         assert!(!options.data_repair);
-        assert_eq!(options.complaints.len(), 4, "{:?}", options.complaints);
+        assert_eq!(options.complaints.len(), 5, "{:?}", options.complaints);
     }
 
     #[test]
