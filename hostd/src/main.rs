@@ -10,6 +10,7 @@ mod concurrency;
 mod config;
 mod deploy;
 mod function;
+mod health;
 mod loaders;
 mod logs;
 mod network;
@@ -90,9 +91,10 @@ async fn run(arguments: &Arguments) -> ExitCode {
     for problem in boot_problem.iter().chain(&config_problem) {
         tracing::warn!("{problem}");
     }
+    let version = Version::read(&arguments.version_file);
+    let subject = answer_init(&version);
     // What a hostd that crashed has left.
     sandbox::Groups::of_machine().clear().await;
-    let version = Version::read(&arguments.version_file);
     let mut problems: Vec<String> = config_problem.into_iter().collect();
     let networks = Networks::new(layout(&config, &arguments.config, &facts));
     if let Some(problem) = networks.problem() {
@@ -124,6 +126,8 @@ async fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     tracing::info!(address = %config.api.listen, "Serving");
+    // Only now: before, nobody was answered.
+    let _ = subject.set(Arc::clone(&appliance));
     serve_until_told(listener, &appliance, &config).await;
     if let Some(service) = service {
         service.loaders.stop();
@@ -135,6 +139,19 @@ async fn run(arguments: &Arguments) -> ExitCode {
         tracing::info!(evicted, "Stopped");
     }
     ExitCode::SUCCESS
+}
+
+/// Has init's questions after our health answered, if it was init that started us.
+fn answer_init(version: &Version) -> health::Subject {
+    let subject = health::Subject::default();
+    match health::socket() {
+        Ok(None) => {}
+        Ok(Some(socket)) => {
+            tokio::spawn(health::answer(socket, version.version.clone(), Arc::clone(&subject)));
+        }
+        Err(error) => tracing::error!(%error, "Cannot answer init"),
+    }
+    subject
 }
 
 async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, config: &Config) {

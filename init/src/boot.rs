@@ -40,6 +40,7 @@ pub const SEQUENCE: &[Phase] = &[
         Task { name: "cgroups",  bound: QUICK, failure: Degrades, run: |m| Box::pin(cgroups(m)) },
         Task { name: "clock",    bound: QUICK, failure: Degrades, run: |m| Box::pin(set_clock(m)) },
         Task { name: "entropy",  bound: QUICK, failure: Degrades, run: |m| Box::pin(randomness(m)) },
+        Task { name: "watchdog", bound: QUICK, failure: Degrades, run: |m| Box::pin(watchdog(m)) },
         Task { name: "button",   bound: QUICK, failure: Degrades, run: |m| Box::pin(power_button(m)) },
         SYSTEM,
     ]},
@@ -170,6 +171,14 @@ async fn randomness(_: Arc<Machine>) -> Outcome {
 async fn power_button(machine: Arc<Machine>) -> Outcome {
     tokio::spawn(button::watch(machine.stops.clone()));
     Ok("watched".to_owned())
+}
+
+async fn watchdog(machine: Arc<Machine>) -> Outcome {
+    let opener = Arc::clone(&machine);
+    let opened = tokio::task::spawn_blocking(move || opener.watchdog.open()).await??;
+    let Some((identity, timeout)) = opened else { return Ok("none".to_owned()) };
+    tokio::spawn(crate::watchdog::run(machine, timeout));
+    Ok(format!("{identity}, {} s", timeout.as_secs()))
 }
 
 async fn system_disk(machine: Arc<Machine>) -> Outcome {

@@ -26,6 +26,7 @@ pub mod service;
 pub mod stop;
 pub mod sys;
 pub mod text;
+pub mod watchdog;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use crate::options::Options;
 use crate::reason::Stop;
 use crate::service::hostd::Hostd;
 use crate::service::reap::Reaper;
+use crate::watchdog;
 
 /// The machine, as PID 1 sees it.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Machine {
     pub network: watch::Sender<net::State>,
     /// How it stands with the time, written by the task that asks for it.
     pub time: watch::Sender<ntp::State>,
+    /// The hardware watchdog.
+    pub watchdog: watchdog::Keeper,
     /// Requests to stop the machine.
     pub stops: mpsc::Sender<Stop>,
     facts: Mutex<Facts>,
@@ -51,6 +54,7 @@ impl Machine {
             hostd: Hostd::default(),
             network: watch::Sender::default(),
             time: watch::Sender::default(),
+            watchdog: watchdog::Keeper::default(),
             stops,
             facts: Mutex::new(facts),
         }

@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use super::health::{self, Ended, Heard};
 use super::lines::Lines;
-use super::reap::Reaper;
+use super::reap::{Exit, Reaper};
 use super::tool;
 use crate::backoff::Backoff;
 use crate::log;
@@ -31,6 +33,9 @@ const HEALTHY: Duration = Duration::from_secs(60);
 
 /// Time for the processes a dead hostd left behind to disappear.
 const CLEAN: Duration = Duration::from_secs(5);
+
+/// Time a hostd that hangs gets to end by each signal.
+const FORCE: Duration = Duration::from_secs(5);
 
 /// Limits that are too small for hundreds of sandboxes, each with a process and several files; cgroups
 /// bound what a sandbox may take.
@@ -62,11 +67,16 @@ pub struct LateError {
 pub struct Hostd {
     status: watch::Sender<Status>,
     stopping: watch::Sender<bool>,
+    health: watch::Sender<Heard>,
 }
 
 impl Default for Hostd {
     fn default() -> Self {
-        Self { status: watch::Sender::new(Status::Down), stopping: watch::Sender::new(false) }
+        Self {
+            status: watch::Sender::new(Status::Down),
+            stopping: watch::Sender::new(false),
+            health: watch::Sender::default(),
+        }
     }
 }
 
@@ -74,6 +84,11 @@ impl Hostd {
     /// Follows its status.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// Follows what it says of its health.
+    pub fn health(&self) -> watch::Receiver<Heard> {
+        self.health.subscribe()
     }
 
     /// Runs it until [`Hostd::stop`]. `log_level` becomes `RUST_LOG`.
@@ -116,9 +131,21 @@ impl Hostd {
         }
     }
 
+    /// Asks after its health; ends when it hangs, and never while it is being stopped, which has bounds of its own.
+    async fn hang(&self, socket: UnixStream) {
+        let ended = health::ask(socket, &self.health).await;
+        if ended == Ended::Closed || *self.stopping.borrow() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// One life; returns how it ended.
     async fn run_once(&self, reaper: &Reaper, log_level: &str) -> String {
-        let (mut child, exit) = match command(log_level).and_then(|mut command| reaper.spawn(&mut command)) {
+        let started = health::pair().and_then(|(ours, theirs)| {
+            let (child, exit) = reaper.spawn(command(log_level)?.stdin(OwnedFd::from(theirs)))?;
+            Ok((ours, child, exit))
+        });
+        let (socket, mut child, mut exit) = match started {
             Ok(started) => started,
             Err(error) => return format!("Cannot start {PROGRAM}: {error}"),
         };
@@ -127,13 +154,35 @@ impl Hostd {
         for output in outputs.into_iter().flatten() {
             tokio::spawn(forward(output));
         }
-        let ended = match exit.await {
-            Ok(exit) => exit.to_string(),
-            Err(_) => "lost sight of it".to_owned(),
+        let hung = tokio::select! {
+            exit = &mut exit => Some(exit),
+            () = self.hang(socket) => None,
+        };
+        let ended = match hung {
+            Some(exit) => how(exit),
+            None => {
+                log::line(&format!("hostd has not answered for {} s: ending it", health::HANGS.as_secs()));
+                end_by_force(child.id(), &mut exit).await
+            }
         };
         self.status.send_replace(Status::Down);
         ended
     }
+}
+
+fn how(exit: Result<Exit, oneshot::error::RecvError>) -> String {
+    exit.map_or_else(|_| "lost sight of it".to_owned(), |exit| exit.to_string())
+}
+
+/// Ends a hostd that hangs: by a signal of which the kernel tells how far it was, then by one that cannot be refused.
+async fn end_by_force(pid: u32, exit: &mut oneshot::Receiver<Exit>) -> String {
+    for signal in [Signal::SIGABRT, Signal::SIGKILL] {
+        tool::send(pid, signal);
+        if let Ok(exit) = tokio::time::timeout(FORCE, &mut *exit).await {
+            return format!("it hung; {}", how(exit));
+        }
+    }
+    "it hung and cannot be killed".to_owned()
 }
 
 /// Sandboxes are worth nothing without the hostd that started them, and hold its memory.
@@ -158,7 +207,6 @@ fn command(log_level: &str) -> std::io::Result<Command> {
         .env("HOME", "/run")
         .env("RUST_LOG", log_level)
         .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let prepare = move || {

@@ -1,5 +1,6 @@
 //! Processes: reaping all, running tools, supervising the one service.
 
+pub mod health;
 pub mod hostd;
 pub mod lines;
 pub mod reap;

@@ -9,3 +9,4 @@ pub mod mounts;
 pub mod rtc;
 pub mod sysctl;
 pub mod uevent;
+pub mod watchdog;
