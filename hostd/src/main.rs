@@ -8,6 +8,7 @@ mod bring_up;
 mod census;
 mod concurrency;
 mod config;
+mod crashes;
 mod deploy;
 mod function;
 mod health;
@@ -37,6 +38,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boot::BootFacts;
 use crate::config::{Config, Layout};
+use crate::crashes::Crashes;
 use crate::network::Networks;
 use crate::platform::Appliance;
 use crate::service::Service;
@@ -116,7 +118,9 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, arguments.boot.clone()));
+    let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
+    let boot_file = arguments.boot.clone();
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, boot_file, crashes));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::boot::BootFacts;
 use crate::census::Census;
+use crate::crashes::Crashes;
 use crate::deploy::{self, DeployError};
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
@@ -43,6 +44,7 @@ pub struct Appliance {
     problems: Vec<String>,
     version: Version,
     boot_file: PathBuf,
+    crashes: Crashes,
     started: Instant,
     draining: AtomicBool,
 }
@@ -54,9 +56,10 @@ impl Appliance {
         problems: Vec<String>,
         version: Version,
         boot_file: PathBuf,
+        crashes: Crashes,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { service, problems, version, boot_file, started: Instant::now(), draining }
+        Self { service, problems, version, boot_file, crashes, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -482,6 +485,18 @@ impl Platform for Appliance {
     async fn logs(&self, _: &Caller, function: &str, limit: usize) -> Result<Vec<String>, ApiError> {
         self.find(function).await?;
         Ok(self.service()?.logs.get(function).map(|log| log.last(limit)).unwrap_or_default())
+    }
+
+    async fn crashes(&self) -> Result<Value, ApiError> {
+        Ok(json!(self.crashes.list().await?))
+    }
+
+    async fn crash(&self, id: &str) -> Result<Value, ApiError> {
+        Ok(json!(self.crashes.get(id).await?))
+    }
+
+    async fn remove_crash(&self, id: &str) -> Result<(), ApiError> {
+        self.crashes.remove(id).await
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

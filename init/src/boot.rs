@@ -202,6 +202,14 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
     if matches!(report.state, data::State::Absent | data::State::Failed) {
         mounts::mount_barrier(data::TARGET)?;
     }
+    if report.state == data::State::Ok {
+        machine.crashes.disk_is_ready();
+    }
+    let crashes = machine.crashes.collect().await;
+    if crashes > 0 {
+        machine
+            .problem(format!("The kernel crashed before this boot ({crashes} times): see /system/crashes"));
+    }
     let said = if report.detail.is_empty() { "clean".to_owned() } else { report.detail };
     match report.state {
         data::State::Ok => Ok(format!("on {}, {said}", data::TARGET)),
@@ -216,7 +224,9 @@ async fn service(machine: Arc<Machine>) -> Outcome {
     let level = machine.options.service.get("log.level").cloned().unwrap_or_else(|| "info".to_owned());
     let mut status = machine.hostd.status();
     let supervisor = Arc::clone(&machine);
-    tokio::spawn(async move { supervisor.hostd.supervise(supervisor.reaper.clone(), level).await });
+    tokio::spawn(async move {
+        supervisor.hostd.supervise(supervisor.reaper.clone(), level, &supervisor.crashes).await;
+    });
     match *status.wait_for(|status| matches!(status, Status::Running(_))).await? {
         Status::Running(pid) => Ok(format!("started as process {pid}")),
         _ => Err("stopped while starting".into()),

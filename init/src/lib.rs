@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod boot;
 pub mod clock;
 pub mod cmdline;
+pub mod crash;
 pub mod disk;
 pub mod facts;
 pub mod log;

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 
 use crate::cmdline::Cmdline;
+use crate::crash;
 use crate::facts::Facts;
 use crate::net;
 use crate::ntp;
@@ -29,6 +30,8 @@ pub struct Machine {
     pub network: watch::Sender<net::State>,
     /// How it stands with the time, written by the task that asks for it.
     pub time: watch::Sender<ntp::State>,
+    /// Notes crashes.
+    pub crashes: crash::Recorder,
     /// The hardware watchdog.
     pub watchdog: watchdog::Keeper,
     /// Requests to stop the machine.
@@ -41,8 +44,10 @@ impl Machine {
     pub fn new(cmdline: Cmdline, stops: mpsc::Sender<Stop>) -> Self {
         let options = Options::read(cmdline.options());
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot_id = boot_id.trim().to_owned();
+        let crashes = crash::Recorder::new(boot_id.clone());
         let facts = Facts {
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
             options: options.service.clone(),
             problems: options.complaints.clone(),
             ..Facts::default()
@@ -54,6 +59,7 @@ impl Machine {
             hostd: Hostd::default(),
             network: watch::Sender::default(),
             time: watch::Sender::default(),
+            crashes,
             watchdog: watchdog::Keeper::default(),
             stops,
             facts: Mutex::new(facts),

@@ -149,6 +149,15 @@ pub trait Platform: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<String>, ApiError>> + Send;
 
+    /// The crashes there is a record of, oldest first, as a JSON array.
+    fn crashes(&self) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// The record of one crash, as a JSON object; [`ApiError::ResourceNotFound`] when there is none.
+    fn crash(&self, id: &str) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Removes the record of a crash; [`ApiError::ResourceNotFound`] when there is none.
+    fn remove_crash(&self, id: &str) -> impl Future<Output = Result<(), ApiError>> + Send;
+
     /// Begins to switch the machine off and returns.
     fn shutdown(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
 

@@ -5,4 +5,5 @@ pub mod hostd;
 pub mod lines;
 pub mod reap;
 pub mod signals;
+pub mod tail;
 pub mod tool;

@@ -7,6 +7,7 @@ pub mod vigil;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mote_crash::Kind;
 use vigil::{Vigil, Why};
 
 use crate::clock::since_boot;
@@ -87,6 +88,11 @@ pub async fn run(machine: Arc<Machine>, timeout: Duration) {
             _ = meal.tick() => {
                 if let Some(said) = machine.watchdog.feed(since_boot()) {
                     log::line(&said);
+                    let noting = Arc::clone(&machine);
+                    // At the side: it may be fed again before a slow disk has taken it.
+                    tokio::spawn(async move {
+                        noting.crashes.note(Kind::Watchdog, &said, &noting.hostd.last_words()).await;
+                    });
                 }
             }
             // The machine holds both senders.

@@ -29,6 +29,7 @@ pub struct Memory {
     slots: Semaphore,
     idle: Mutex<u64>,
     pub health: Mutex<Health>,
+    pub crashes: Mutex<BTreeMap<String, Value>>,
 }
 
 struct Stored {
@@ -46,6 +47,7 @@ impl Default for Memory {
             callers: Mutex::default(),
             slots: Semaphore::new(CONCURRENCY),
             idle: Mutex::default(),
+            crashes: Mutex::default(),
             health: Mutex::new(Health { serving: true, ready: true, components: Vec::new() }),
         }
     }
@@ -399,6 +401,20 @@ impl Platform for Memory {
             .collect();
         lines.reverse();
         Ok(lines)
+    }
+
+    async fn crashes(&self) -> Result<Value, ApiError> {
+        Ok(json!(self.crashes.lock().unwrap().keys().collect::<Vec<_>>()))
+    }
+
+    async fn crash(&self, id: &str) -> Result<Value, ApiError> {
+        let crash = self.crashes.lock().unwrap().get(id).cloned();
+        crash.ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
+    }
+
+    async fn remove_crash(&self, id: &str) -> Result<(), ApiError> {
+        let removed = self.crashes.lock().unwrap().remove(id);
+        removed.map(drop).ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {
