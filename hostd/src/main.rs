@@ -24,6 +24,7 @@ mod sandbox;
 mod serve;
 mod service;
 mod snapshots;
+mod syslog;
 mod text;
 
 use std::ffi::OsString;
@@ -42,6 +43,7 @@ use crate::crashes::Crashes;
 use crate::network::Networks;
 use crate::platform::Appliance;
 use crate::service::Service;
+use crate::syslog::{Syslog, Target};
 use crate::text::chain;
 
 /// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor.
@@ -118,9 +120,10 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
+    let syslog = send_log(&config, &mut problems);
     let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
     let boot_file = arguments.boot.clone();
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, boot_file, crashes));
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, boot_file, crashes, syslog));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,
@@ -207,6 +210,20 @@ fn start_log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_new(level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
+}
+
+/// Sends the machine's log elsewhere, if it is to be sent.
+fn send_log(config: &Config, problems: &mut Vec<String>) -> Option<Syslog> {
+    if config.log.remote.is_empty() {
+        return None;
+    }
+    match Target::read(&config.log.remote, &config.log.remote_ca) {
+        Ok(target) => Some(Syslog::start(target, &config.paths.run)),
+        Err(error) => {
+            problems.push(format!("The log is not sent: {}", chain(&error)));
+            None
+        }
+    }
 }
 
 async fn open_store(config: &Config, facts: &BootFacts) -> Result<Store, String> {

@@ -24,6 +24,7 @@ use crate::deploy::{self, DeployError};
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
 use crate::service::{Service, blocking};
+use crate::syslog::Syslog;
 use crate::text::{chain, unix_ms};
 use crate::{Version, function, service, snapshots};
 
@@ -45,6 +46,7 @@ pub struct Appliance {
     version: Version,
     boot_file: PathBuf,
     crashes: Crashes,
+    syslog: Option<Syslog>,
     started: Instant,
     draining: AtomicBool,
 }
@@ -57,9 +59,10 @@ impl Appliance {
         version: Version,
         boot_file: PathBuf,
         crashes: Crashes,
+        syslog: Option<Syslog>,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { service, problems, version, boot_file, crashes, started: Instant::now(), draining }
+        Self { service, problems, version, boot_file, crashes, syslog, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -402,6 +405,7 @@ impl Platform for Appliance {
             "build": self.version.build,
             "uptime_s": self.started.elapsed().as_secs(),
             "problems": self.problems,
+            "syslog": self.syslog.as_ref().map(Syslog::status),
         });
         let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };
         let (run, staged) = (service.config.paths.run.clone(), service.config.paths.data.join("tmp"));

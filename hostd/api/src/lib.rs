@@ -38,6 +38,7 @@ pub use error::{ApiError, ThrottleReason};
 pub use lambda::TagChange;
 pub use platform::Platform;
 pub use serve::{ServeError, ServeLimits, serve};
+pub use time::rfc3339;
 pub use types::*;
 pub use wishes::Wishes;
 
