@@ -5,6 +5,7 @@
 mod bases;
 mod boot;
 mod bring_up;
+mod bundle;
 mod census;
 mod concurrency;
 mod config;
@@ -16,6 +17,7 @@ mod loaders;
 mod logs;
 mod network;
 mod obtain;
+mod operation;
 mod phases;
 mod platform;
 mod pool;
@@ -41,6 +43,7 @@ use crate::boot::BootFacts;
 use crate::config::{Config, Layout};
 use crate::crashes::Crashes;
 use crate::network::Networks;
+use crate::operation::Operation;
 use crate::platform::Appliance;
 use crate::service::Service;
 use crate::syslog::{Syslog, Target};
@@ -122,8 +125,15 @@ async fn run(arguments: &Arguments) -> ExitCode {
     }
     let syslog = send_log(&config, &mut problems);
     let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
-    let boot_file = arguments.boot.clone();
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, boot_file, crashes, syslog));
+    let places = bundle::Places {
+        root: PathBuf::from("/"),
+        config: arguments.config.clone(),
+        boot: arguments.boot.clone(),
+        version: arguments.version_file.clone(),
+        run: config.paths.run.clone(),
+    };
+    let operation = Operation::new(crashes, syslog, places);
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, operation));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,

@@ -2,14 +2,14 @@
 
 mod words;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mote_api::{
-    Account, ApiError, Caller, Component, CreateFunction, Function, FunctionPage, Health, InvokeReply,
-    InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration, Wishes,
+    Account, ApiError, Bundle, Caller, Component, CreateFunction, Function, FunctionPage, Health,
+    InvokeReply, InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration,
+    Wishes,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,12 +19,11 @@ use uuid::Uuid;
 
 use crate::boot::BootFacts;
 use crate::census::Census;
-use crate::crashes::Crashes;
 use crate::deploy::{self, DeployError};
+use crate::operation::Operation;
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
 use crate::service::{Service, blocking};
-use crate::syslog::Syslog;
 use crate::text::{chain, unix_ms};
 use crate::{Version, function, service, snapshots};
 
@@ -44,9 +43,7 @@ pub struct Appliance {
     service: Option<Arc<Service>>,
     problems: Vec<String>,
     version: Version,
-    boot_file: PathBuf,
-    crashes: Crashes,
-    syslog: Option<Syslog>,
+    operation: Operation,
     started: Instant,
     draining: AtomicBool,
 }
@@ -57,12 +54,10 @@ impl Appliance {
         service: Option<Arc<Service>>,
         problems: Vec<String>,
         version: Version,
-        boot_file: PathBuf,
-        crashes: Crashes,
-        syslog: Option<Syslog>,
+        operation: Operation,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { service, problems, version, boot_file, crashes, syslog, started: Instant::now(), draining }
+        Self { service, problems, version, operation, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -386,7 +381,7 @@ impl Platform for Appliance {
             components.push(Component { name: "network".to_owned(), ok, reason });
         }
         // Read again, from memory: init writes it anew when something changes.
-        let (facts, _) = BootFacts::read(&self.boot_file);
+        let (facts, _) = BootFacts::read(self.operation.boot_file());
         if !facts.boot_id.is_empty() {
             let (ok, reason) = (facts.clock_ok, facts.clock_problem);
             components.push(Component { name: "clock".to_owned(), ok, reason });
@@ -405,7 +400,7 @@ impl Platform for Appliance {
             "build": self.version.build,
             "uptime_s": self.started.elapsed().as_secs(),
             "problems": self.problems,
-            "syslog": self.syslog.as_ref().map(Syslog::status),
+            "syslog": self.operation.syslog(),
         });
         let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };
         let (run, staged) = (service.config.paths.run.clone(), service.config.paths.data.join("tmp"));
@@ -413,7 +408,7 @@ impl Platform for Appliance {
         let store = service.store.clone();
         let space = service::blocking(move || store.space()).await.ok();
         // Read again: init writes it anew when the address changes.
-        let (facts, _) = BootFacts::read(&self.boot_file);
+        let (facts, _) = BootFacts::read(self.operation.boot_file());
         fields.insert("boot_id".to_owned(), json!(facts.boot_id));
         fields.insert("address".to_owned(), json!(facts.address));
         fields.insert("clock".to_owned(), json!(facts.clock));
@@ -492,15 +487,33 @@ impl Platform for Appliance {
     }
 
     async fn crashes(&self) -> Result<Value, ApiError> {
-        Ok(json!(self.crashes.list().await?))
+        Ok(json!(self.operation.crashes.list().await?))
     }
 
     async fn crash(&self, id: &str) -> Result<Value, ApiError> {
-        Ok(json!(self.crashes.get(id).await?))
+        Ok(json!(self.operation.crashes.get(id).await?))
     }
 
     async fn remove_crash(&self, id: &str) -> Result<(), ApiError> {
-        self.crashes.remove(id).await
+        self.operation.crashes.remove(id).await
+    }
+
+    async fn bundle(&self) -> Result<Bundle, ApiError> {
+        let functions = match &self.service {
+            Some(service) => {
+                let store = service.store.clone();
+                blocking(move || store.functions().map(|all| json!(all))).await.unwrap_or_default()
+            }
+            None => Value::Null,
+        };
+        let told = vec![
+            ("hostd/health.json", json!(self.health().await)),
+            ("hostd/status.json", self.status().await),
+            ("hostd/sandboxes.json", self.sandboxes().await),
+            ("hostd/snapshots.json", self.snapshots().await.unwrap_or_default()),
+            ("hostd/functions.json", functions),
+        ];
+        self.operation.bundle(told).await
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

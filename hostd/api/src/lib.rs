@@ -65,6 +65,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("POST", "/system/snapshots/{name}/record"),
     ("POST", "/system/snapshots/{name}/evict-cache"),
     ("GET", "/system/logs?function={name}&limit={lines}"),
+    ("GET", "/system/bundle"),
     ("GET", "/system/crashes"),
     ("GET, DELETE", "/system/crashes/{id}"),
     ("POST", "/system/shutdown"),

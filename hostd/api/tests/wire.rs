@@ -234,6 +234,19 @@ async fn foreign_web_pages_do_not_change_the_machine() {
 }
 
 #[tokio::test]
+async fn a_bundle_comes_in_pieces() {
+    let server = Server::start().await;
+    let answer = get(&server, "/system/bundle").await;
+    assert_eq!(answer.header("content-type"), Some("application/x-tar"));
+    assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"bundle.tar\""));
+    // As it came: in chunks, and whole.
+    assert_eq!(
+        answer.body,
+        b"5\r\npiece\r\n".repeat(3).into_iter().chain(*b"0\r\n\r\n").collect::<Vec<u8>>()
+    );
+}
+
+#[tokio::test]
 async fn crashes_are_listed_shown_and_removed() {
     let server = Server::start().await;
     assert_eq!(get(&server, "/system/crashes").await.json(), json!({ "crashes": [] }));

@@ -417,6 +417,16 @@ impl Platform for Memory {
         removed.map(drop).ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
     }
 
+    async fn bundle(&self) -> Result<Bundle, ApiError> {
+        let (pieces, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                let _ = pieces.send(Ok("piece".into())).await;
+            }
+        });
+        Ok(Bundle { name: "bundle.tar".to_owned(), pieces: receiver })
+    }
+
     async fn shutdown(&self) -> Result<(), ApiError> {
         self.health.lock().unwrap().ready = false;
         Ok(())
