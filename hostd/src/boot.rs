@@ -18,6 +18,10 @@ pub struct BootFacts {
     pub clock: String,
     /// What went wrong before this service started, one sentence each.
     pub problems: Vec<String>,
+    /// Whether it is believed to be right.
+    pub clock_ok: bool,
+    /// What is to be said of it.
+    pub clock_problem: String,
 }
 
 /// The data disk as init left it.

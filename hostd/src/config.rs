@@ -160,6 +160,10 @@ pub struct Log {
     pub level: String,
     /// Lines kept per function.
     pub function_lines: usize,
+    /// Where the machine's own log is sent; empty: nowhere.
+    pub remote: String,
+    /// Certificates in PEM form the receiver is known by; empty: the usual ones.
+    pub remote_ca: String,
 }
 
 impl Paths {

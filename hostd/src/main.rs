@@ -6,15 +6,19 @@
 mod bases;
 mod boot;
 mod bring_up;
+mod bundle;
 mod census;
 mod concurrency;
 mod config;
+mod crashes;
 mod deploy;
 mod function;
+mod health;
 mod loaders;
 mod logs;
 mod network;
 mod obtain;
+mod operation;
 mod phases;
 mod platform;
 mod pool;
@@ -23,6 +27,7 @@ mod sandbox;
 mod serve;
 mod service;
 mod snapshots;
+mod syslog;
 mod text;
 
 use std::ffi::OsString;
@@ -38,9 +43,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boot::BootFacts;
 use crate::config::{Config, Files, Layout};
+use crate::crashes::Crashes;
 use crate::network::Networks;
+use crate::operation::Operation;
 use crate::platform::Appliance;
 use crate::service::Service;
+use crate::syslog::{Syslog, Target};
 use crate::text::chain;
 
 /// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor, `hostd config --help`
@@ -100,9 +108,10 @@ async fn run(arguments: &Arguments) -> ExitCode {
     for problem in boot_problem.iter().chain(&config_problems) {
         tracing::warn!("{problem}");
     }
+    let version = Version::read(&arguments.version_file);
+    let subject = answer_init(&version);
     // What a hostd that crashed has left.
     sandbox::Groups::of_machine().clear().await;
-    let version = Version::read(&arguments.version_file);
     let mut problems = config_problems;
     // The data disk has a component of its own.
     problems.extend(facts.problems.iter().filter(|problem| !problem.starts_with("data: ")).cloned());
@@ -126,8 +135,17 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
-    let appliance =
-        Arc::new(Appliance::new(service.clone(), problems, version, arguments.boot.clone(), files));
+    let syslog = send_log(&config, &mut problems);
+    let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
+    let places = bundle::Places {
+        root: PathBuf::from("/"),
+        config: PathBuf::from("/system/config/mote.toml"),
+        boot: arguments.boot.clone(),
+        version: arguments.version_file.clone(),
+        run: config.paths.run.clone(),
+    };
+    let operation = Operation::new(crashes, syslog, places);
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, operation, files));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,
@@ -137,6 +155,8 @@ async fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     tracing::info!(address = %config.api.listen, "Serving");
+    // Only now: before, nobody was answered.
+    let _ = subject.set(Arc::clone(&appliance));
     serve_until_told(listener, &appliance, &config).await;
     if let Some(service) = service {
         service.loaders.stop();
@@ -148,6 +168,19 @@ async fn run(arguments: &Arguments) -> ExitCode {
         tracing::info!(evicted, "Stopped");
     }
     ExitCode::SUCCESS
+}
+
+/// Has init's questions after our health answered, if it was init that started us.
+fn answer_init(version: &Version) -> health::Subject {
+    let subject = health::Subject::default();
+    match health::socket() {
+        Ok(None) => {}
+        Ok(Some(socket)) => {
+            tokio::spawn(health::answer(socket, version.version.clone(), Arc::clone(&subject)));
+        }
+        Err(error) => tracing::error!(%error, "Cannot answer init"),
+    }
+    subject
 }
 
 async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, config: &Config) {
@@ -197,6 +230,20 @@ fn start_log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_new(level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
+}
+
+/// Sends the machine's log elsewhere, if it is to be sent.
+fn send_log(config: &Config, problems: &mut Vec<String>) -> Option<Syslog> {
+    if config.log.remote.is_empty() {
+        return None;
+    }
+    match Target::read(&config.log.remote, &config.log.remote_ca) {
+        Ok(target) => Some(Syslog::start(target, &config.paths.run)),
+        Err(error) => {
+            problems.push(format!("The log is not sent: {}", chain(&error)));
+            None
+        }
+    }
 }
 
 async fn open_store(config: &Config, facts: &BootFacts) -> Result<Store, String> {

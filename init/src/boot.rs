@@ -14,9 +14,11 @@ use crate::disk::{configuration as partition, data, slot, system};
 use crate::log;
 use crate::machine::Machine;
 use crate::net;
+use crate::ntp;
 use crate::sequence::{Failure, Outcome, Phase, Task};
 use crate::service::hostd::{self, Status};
 use crate::service::tool;
+use crate::sys::adjust::Kernel;
 use crate::sys::{button, cgroup, entropy, mounts, sysctl};
 
 use Failure::{Degrades, Ends};
@@ -45,6 +47,7 @@ pub const SEQUENCE: &[Phase] = &[
         Task { name: "cgroups",  bound: QUICK, failure: Degrades, run: |m| Box::pin(cgroups(m)) },
         Task { name: "clock",    bound: QUICK, failure: Degrades, run: |m| Box::pin(set_clock(m)) },
         Task { name: "entropy",  bound: QUICK, failure: Degrades, run: |m| Box::pin(randomness(m)) },
+        Task { name: "watchdog", bound: QUICK, failure: Degrades, run: |m| Box::pin(watchdog(m)) },
         Task { name: "button",   bound: QUICK, failure: Degrades, run: |m| Box::pin(power_button(m)) },
         SYSTEM,
     ]},
@@ -121,10 +124,19 @@ async fn follow_configuration(machine: Arc<Machine>) {
     // If the disks take too long, by what the command line says.
     let _ = tokio::time::timeout(CONFIGURED, known.wait_for(|known| known.ready)).await;
     let mut wishes: Option<watch::Sender<net::Wish>> = None;
+    let mut time: Option<(ntp::Wish, tokio::task::JoinHandle<()>)> = None;
     loop {
         let options = known.borrow_and_update().options.clone();
         if let Err(error) = rustix::system::sethostname(options.hostname.as_bytes()) {
             log::line(&format!("Cannot name the machine {}: {error}", options.hostname));
+        }
+        // What is started here waits for the network, and nothing for it.
+        if time.as_ref().is_none_or(|(wish, _)| *wish != options.ntp) {
+            if let Some((_, task)) = time.take() {
+                task.abort();
+            }
+            let asking = ntp::run(options.ntp.clone(), Kernel, machine.network.subscribe(), machine.time.clone());
+            time = Some((options.ntp, tokio::spawn(asking)));
         }
         let wish = net::Wish { hostname: options.hostname, interfaces: options.interfaces, dns: options.dns };
         match &wishes {
@@ -251,9 +263,34 @@ async fn cgroups(_: Arc<Machine>) -> Outcome {
 }
 
 async fn set_clock(machine: Arc<Machine>) -> Outcome {
-    let source = clock::set()?;
-    machine.facts(|facts| facts.clock.clone_from(&source));
+    let (sound, source) = clock::set()?;
+    machine.facts(|facts| {
+        facts.clock_ok = sound;
+        facts.clock.clone_from(&source);
+    });
+    tokio::spawn(follow_time(Arc::clone(&machine)));
     Ok(format!("from {source}"))
+}
+
+/// Keeps what `boot.toml` says of the clock up to date.
+async fn follow_time(machine: Arc<Machine>) {
+    let mut state = machine.time.subscribe();
+    while state.changed().await.is_ok() {
+        let state = state.borrow_and_update().clone();
+        machine.facts(|facts| {
+            match &state {
+                ntp::State::Set { .. } => {
+                    facts.clock_ok = true;
+                    facts.clock = state.to_string();
+                }
+                // What it was set by before is as good as it was.
+                ntp::State::Unasked | ntp::State::Off | ntp::State::Silence(_) => {}
+                _ => facts.clock_ok = false,
+            }
+            facts.clock_problem = state.problem().unwrap_or_default();
+            facts.write();
+        });
+    }
 }
 
 async fn randomness(_: Arc<Machine>) -> Outcome {
@@ -266,6 +303,14 @@ async fn randomness(_: Arc<Machine>) -> Outcome {
 async fn power_button(machine: Arc<Machine>) -> Outcome {
     tokio::spawn(button::watch(machine.stops.clone()));
     Ok("watched".to_owned())
+}
+
+async fn watchdog(machine: Arc<Machine>) -> Outcome {
+    let opener = Arc::clone(&machine);
+    let opened = tokio::task::spawn_blocking(move || opener.watchdog.open()).await??;
+    let Some((identity, timeout)) = opened else { return Ok("none".to_owned()) };
+    tokio::spawn(crate::watchdog::run(machine, timeout));
+    Ok(format!("{identity}, {} s", timeout.as_secs()))
 }
 
 async fn system_disk(machine: Arc<Machine>) -> Outcome {
@@ -305,6 +350,14 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
     } else {
         set_by_api(&machine).await;
     }
+    if report.state == data::State::Ok {
+        machine.crashes.disk_is_ready();
+    }
+    let crashes = machine.crashes.collect().await;
+    if crashes > 0 {
+        machine
+            .problem(format!("The kernel crashed before this boot ({crashes} times): see /system/crashes"));
+    }
     let said = if report.detail.is_empty() { "clean".to_owned() } else { report.detail };
     match report.state {
         data::State::Ok => Ok(format!("on {}, {said}", data::TARGET)),
@@ -340,7 +393,9 @@ async fn service(machine: Arc<Machine>) -> Outcome {
     let level = machine.configuration.options().log_level;
     let mut status = machine.hostd.status();
     let supervisor = Arc::clone(&machine);
-    tokio::spawn(async move { supervisor.hostd.supervise(supervisor.reaper.clone(), level).await });
+    tokio::spawn(async move {
+        supervisor.hostd.supervise(supervisor.reaper.clone(), level, &supervisor.crashes).await;
+    });
     match *status.wait_for(|status| matches!(status, Status::Running(_))).await? {
         Status::Running(pid) => Ok(format!("started as process {pid}")),
         _ => Err("stopped while starting".into()),

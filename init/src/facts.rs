@@ -20,6 +20,10 @@ pub struct Facts {
     pub address: String,
     /// What the clock was set by.
     pub clock: String,
+    /// Whether it is believed to be right: from a hardware clock that is sound, or from the network.
+    pub clock_ok: bool,
+    /// What is to be said of it; empty: nothing.
+    pub clock_problem: String,
     /// What went wrong during boot, one sentence each.
     pub problems: Vec<String>,
     /// The data disk.

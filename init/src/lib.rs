@@ -13,11 +13,13 @@ pub mod boot;
 pub mod clock;
 pub mod cmdline;
 pub mod configuration;
+pub mod crash;
 pub mod disk;
 pub mod facts;
 pub mod log;
 pub mod machine;
 pub mod net;
+pub mod ntp;
 pub mod options;
 pub mod panic;
 pub mod reason;
@@ -26,6 +28,7 @@ pub mod service;
 pub mod stop;
 pub mod sys;
 pub mod text;
+pub mod watchdog;
 
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@ use mote_update::slots::Slot;
 use mote_update::verity::Verity;
 
 use crate::disk::system::Source;
+use crate::ntp;
 
 /// Settings of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Options {
     pub disk_wait: Duration,
     /// Let e2fsck repair what `-p` leaves to a person, at the risk of losing files.
     pub data_repair: bool,
+    /// Whom to ask for the time.
+    pub ntp: ntp::Wish,
     /// When user data is asked for.
     pub metadata: Metadata,
     /// Where.
@@ -37,6 +40,7 @@ impl Options {
     /// Takes them out of all layers together.
     pub fn of(resolved: &Resolved) -> Self {
         let machine = resolved.machine().unwrap_or_default();
+        let ntp = resolved.ntp().map(|ntp| ntp.servers.join(",")).unwrap_or_default();
         let level = resolved.get("log.level").and_then(|setting| setting.value.as_str());
         Self {
             hostname: machine.hostname,
@@ -44,6 +48,8 @@ impl Options {
             dns: machine.dns,
             disk_wait: Duration::from_secs(machine.disk_wait_s),
             data_repair: machine.data_repair,
+            // What `mote-config` lets through, this takes, too.
+            ntp: ntp::Wish::read(Some(ntp.as_str()).filter(|text| !text.is_empty())).unwrap_or_default(),
             metadata: machine.metadata,
             api_layer: machine.api_layer,
             metadata_url: machine.metadata_url,

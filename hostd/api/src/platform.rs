@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::error::ApiError;
 use crate::lambda::TagChange;
 use crate::types::{
-    Account, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply, InvokeRequest,
-    Limits, Provisioned, UpdateCode, UpdateConfiguration,
+    Account, Bundle, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply,
+    InvokeRequest, Limits, Provisioned, UpdateCode, UpdateConfiguration,
 };
 
 /// The machine behind the front door. Implementations write plain `async fn`s.
@@ -157,6 +157,18 @@ pub trait Platform: Send + Sync + 'static {
         function: &str,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<String>, ApiError>> + Send;
+
+    /// The crashes there is a record of, oldest first, as a JSON array.
+    fn crashes(&self) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// The record of one crash, as a JSON object; [`ApiError::ResourceNotFound`] when there is none.
+    fn crash(&self, id: &str) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Removes the record of a crash; [`ApiError::ResourceNotFound`] when there is none.
+    fn remove_crash(&self, id: &str) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Begins to write a support bundle, which holds no secrets.
+    fn bundle(&self) -> impl Future<Output = Result<Bundle, ApiError>> + Send;
 
     /// Begins to switch the machine off and returns.
     fn shutdown(&self) -> impl Future<Output = Result<(), ApiError>> + Send;

@@ -15,6 +15,7 @@ use crate::app::{App, RequestId, header, segment};
 use crate::error::ApiError;
 use crate::invoke;
 use crate::name::{Reference, parameter};
+use crate::operate;
 use crate::platform::Platform;
 use crate::reply;
 use crate::types::{Caller, Health, Identity, InvokeRequest, LATEST, StartPreference};
@@ -43,6 +44,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
         .route("/system/snapshots/{name}/record", post(record::<P>))
         .route("/system/logs", get(logs::<P>))
         .route("/system/logs/{name}", get(logs::<P>))
+        .merge(operate::routes::<P>())
         .route_layer(from_fn(not_from_foreign_pages))
 }
 

@@ -245,6 +245,36 @@ async fn foreign_web_pages_do_not_change_the_machine() {
 }
 
 #[tokio::test]
+async fn a_bundle_comes_in_pieces() {
+    let server = Server::start().await;
+    let answer = get(&server, "/system/bundle").await;
+    assert_eq!(answer.header("content-type"), Some("application/x-tar"));
+    assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"bundle.tar\""));
+    // As it came: in chunks, and whole.
+    assert_eq!(
+        answer.body,
+        b"5\r\npiece\r\n".repeat(3).into_iter().chain(*b"0\r\n\r\n").collect::<Vec<u8>>()
+    );
+}
+
+#[tokio::test]
+async fn crashes_are_listed_shown_and_removed() {
+    let server = Server::start().await;
+    assert_eq!(get(&server, "/system/crashes").await.json(), json!({ "crashes": [] }));
+    let crash = json!({ "kind": "kernel", "reason": "panic" });
+    server.platform.crashes.lock().unwrap().insert("7-kernel-0".to_owned(), crash.clone());
+    assert_eq!(get(&server, "/system/crashes").await.json(), json!({ "crashes": ["7-kernel-0"] }));
+    assert_eq!(get(&server, "/system/crashes/7-kernel-0").await.json(), crash);
+    let foreign = "Origin: http://evil.example\r\n";
+    let answer = send(&server, "DELETE", "/system/crashes/7-kernel-0", foreign, b"").await;
+    answer.assert_error(403, "AccessDeniedException");
+    assert_eq!(send(&server, "DELETE", "/system/crashes/7-kernel-0", "", b"").await.status, 204);
+    for target in ["/system/crashes/7-kernel-0", "/system/crashes/..%2f..%2fetc"] {
+        get(&server, target).await.assert_error(404, "ResourceNotFoundException");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_there_says_what_is() {
     let server = Server::start().await;
     let answer = get(&server, "/nothing-here").await;

@@ -30,6 +30,7 @@ pub struct Memory {
     slots: Semaphore,
     idle: Mutex<u64>,
     pub health: Mutex<Health>,
+    pub crashes: Mutex<BTreeMap<String, Value>>,
 }
 
 struct Stored {
@@ -47,6 +48,7 @@ impl Default for Memory {
             callers: Mutex::default(),
             slots: Semaphore::new(CONCURRENCY),
             idle: Mutex::default(),
+            crashes: Mutex::default(),
             health: Mutex::new(Health { serving: true, ready: true, components: Vec::new() }),
         }
     }
@@ -411,6 +413,30 @@ impl Platform for Memory {
             .collect();
         lines.reverse();
         Ok(lines)
+    }
+
+    async fn crashes(&self) -> Result<Value, ApiError> {
+        Ok(json!(self.crashes.lock().unwrap().keys().collect::<Vec<_>>()))
+    }
+
+    async fn crash(&self, id: &str) -> Result<Value, ApiError> {
+        let crash = self.crashes.lock().unwrap().get(id).cloned();
+        crash.ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
+    }
+
+    async fn remove_crash(&self, id: &str) -> Result<(), ApiError> {
+        let removed = self.crashes.lock().unwrap().remove(id);
+        removed.map(drop).ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
+    }
+
+    async fn bundle(&self) -> Result<Bundle, ApiError> {
+        let (pieces, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                let _ = pieces.send(Ok("piece".into())).await;
+            }
+        });
+        Ok(Bundle { name: "bundle.tar".to_owned(), pieces: receiver })
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {
