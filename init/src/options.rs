@@ -52,6 +52,7 @@ mod tests {
     use super::*;
     use crate::cmdline::Cmdline;
     use mote_config::{Source, resolve};
+    use proptest::prelude::*;
 
     fn read(line: &str) -> (Options, Vec<String>) {
         let resolved = resolve(&[Source::options(Cmdline::parse(line).options())]);
@@ -88,6 +89,19 @@ mod tests {
             ["mote.hostname=-x", "mote.address=10.0.0.2", "mote.disk_wait_s=soon", "mote.data_repair=maybe"]
         {
             assert!(problems[0].contains(word), "{problems:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_gives_settings(
+            text in "(mote\\.(hostname|address|gateway|dns|interface|disk_wait_s|machine\\.interfaces|ntp\\.servers)=\\PC{0,20} ?|\\PC{0,30} ?){0,6}",
+        ) {
+            let (options, problems) = read(&text);
+            prop_assert!((1..=63).contains(&options.hostname.len()));
+            prop_assert!(options.disk_wait <= Duration::from_secs(600) && options.interfaces.len() <= 16);
+            prop_assert!(problems.len() <= 1);
+            prop_assert!(problems.iter().all(|problem| !problem.chars().any(char::is_control)));
         }
     }
 }
