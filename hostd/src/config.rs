@@ -155,6 +155,7 @@ pub struct Package {
 
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Log {
     /// Filter in the syntax of `RUST_LOG`.
     pub level: String,

@@ -135,7 +135,8 @@ async fn follow_configuration(machine: Arc<Machine>) {
             if let Some((_, task)) = time.take() {
                 task.abort();
             }
-            let asking = ntp::run(options.ntp.clone(), Kernel, machine.network.subscribe(), machine.time.clone());
+            let asking =
+                ntp::run(options.ntp.clone(), Kernel, machine.network.subscribe(), machine.time.clone());
             time = Some((options.ntp, tokio::spawn(asking)));
         }
         let wish = net::Wish { hostname: options.hostname, interfaces: options.interfaces, dns: options.dns };
@@ -404,4 +405,37 @@ async fn service(machine: Arc<Machine>) -> Outcome {
 
 async fn blocking<T: Send + 'static>(work: fn() -> T) -> Result<T, tokio::task::JoinError> {
     tokio::task::spawn_blocking(work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cmdline::Cmdline;
+    use crate::configuration::metadata::fake::Server;
+
+    fn machine(line: &str) -> Arc<Machine> {
+        Arc::new(Machine::new(Cmdline::parse(line), tokio::sync::mpsc::channel(1).0))
+    }
+
+    #[tokio::test]
+    async fn user_data_is_a_layer_once_there_is_an_address() {
+        let server = Server::start(Some(b"[machine]\nhostname = 'cloud'\ndata_repair = true\n"), Vec::new());
+        let line = format!("mote.metadata=on mote.metadata_url={} mote.data_repair=no", server.base);
+        let machine = machine(&line);
+        let asked = tokio::spawn(user_data(Arc::clone(&machine)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(server.seen().is_empty(), "{:?}", server.seen());
+        machine.network.send_modify(|state| state.address = Some([192, 0, 2, 7].into()));
+        assert_eq!(asked.await.unwrap().unwrap(), "read");
+        let options = machine.configuration.options();
+        assert!(options.hostname == "cloud" && options.data_repair, "{options:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_for_user_data_unless_it_is_wanted() {
+        let server = Server::start(Some(b""), Vec::new());
+        let machine = machine(&format!("mote.metadata=off mote.metadata_url={}", server.base));
+        assert_eq!(user_data(machine).await.unwrap(), "not asked for");
+        assert!(server.seen().is_empty());
+    }
 }

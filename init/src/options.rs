@@ -71,7 +71,8 @@ pub fn booted(words: &BTreeMap<String, String>) -> (Source, Vec<String>) {
         None => Source::Disk,
         Some((_, Some(slot))) => Source::Slot(slot, verity),
         Some((name, None)) => {
-            complaints.push(format!("mote.slot={name} is neither a nor b; looking for a disk with the system"));
+            complaints
+                .push(format!("mote.slot={name} is neither a nor b; looking for a disk with the system"));
             Source::Disk
         }
     };
@@ -83,6 +84,7 @@ mod tests {
     use super::*;
     use crate::cmdline::Cmdline;
     use mote_config::resolve;
+    use proptest::prelude::*;
 
     fn read(line: &str) -> (Options, Vec<String>) {
         let resolved = resolve(&[mote_config::Source::options(Cmdline::parse(line).options())]);
@@ -134,5 +136,18 @@ mod tests {
         let (damaged, complaints) = booted("mote.slot=a mote.verity=7:ab");
         assert_eq!((damaged, complaints.len()), (Source::Slot(Slot::A, None), 1));
         assert_eq!(booted("mote.slot=c").1.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_gives_settings(
+            text in "(mote\\.(hostname|address|gateway|dns|interface|disk_wait_s|machine\\.interfaces|ntp\\.servers)=\\PC{0,20} ?|\\PC{0,30} ?){0,6}",
+        ) {
+            let (options, problems) = read(&text);
+            prop_assert!((1..=63).contains(&options.hostname.len()));
+            prop_assert!(options.disk_wait <= Duration::from_secs(600) && options.interfaces.len() <= 16);
+            prop_assert!(problems.len() <= 1);
+            prop_assert!(problems.iter().all(|problem| !problem.chars().any(char::is_control)));
+        }
     }
 }

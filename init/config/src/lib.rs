@@ -31,7 +31,7 @@ pub use kind::{Field, Key, Kind, Shape};
 pub use layer::{Content, Layer, Source, Sources};
 pub use machine::{Interface, Machine, Metadata, Ntp, Update};
 pub use mistake::{Mistake, Where};
-pub use resolve::{Rejected, Resolved, Setting, resolve, resolve_with};
+pub use resolve::{Rejected, Resolved, Setting, check_built_in, resolve, resolve_with};
 pub use schema::{Entries, Schema};
 
 /// The built-in configuration: every key with its default.

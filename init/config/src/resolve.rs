@@ -49,6 +49,18 @@ pub fn resolve(sources: &[Source]) -> Resolved {
     resolve_with(SCHEMA, &built_in, sources, check::all)
 }
 
+/// What is wrong with a text that is to be built in: it has to have every key.
+pub fn check_built_in(text: &str) -> Vec<String> {
+    let built_in = Source::text(Layer::BuiltIn, BUILT_IN_NAME, text.as_bytes());
+    let resolved = resolve_with(SCHEMA, &built_in, &[], check::all);
+    let mistakes = resolved.rejected.iter().flat_map(|rejected| &rejected.mistakes).map(ToString::to_string);
+    let absent =
+        SCHEMA.0.iter().filter(|key| resolved.rejected.is_empty() && resolved.get(key.path).is_none());
+    mistakes
+        .chain(absent.map(|key| format!("{BUILT_IN_NAME}: {} is missing: {}", key.path, key.kind)))
+        .collect()
+}
+
 /// The same with other keys, another base and other checks of what the values mean together.
 pub fn resolve_with(
     schema: Schema,

@@ -2,20 +2,30 @@
 
 #![cfg(test)]
 
-use mote_config::{BUILT_IN, KEYS, reference, resolve};
+use mote_config::{BUILT_IN, KEYS, check_built_in, reference, resolve};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIGURATION.md");
 
 #[test]
 fn the_built_in_file_is_sound_and_has_every_key() {
+    assert_eq!(check_built_in(BUILT_IN), Vec::<String>::new());
     let resolved = resolve(&[]);
-    assert_eq!(resolved.problems(), Vec::<String>::new());
-    for key in KEYS {
-        assert!(resolved.get(key.path).is_some(), "{} has no default", key.path);
-    }
     assert_eq!(resolved.machine().unwrap(), mote_config::Machine::default());
     assert!(resolved.ntp().is_ok());
     assert!(resolved.update().is_ok());
+}
+
+#[test]
+fn what_is_to_be_built_in_is_checked() {
+    for (from, to, said) in [
+        ("vcpus = 1 ", "vcpu = 1 ", "vcpu: is no key of [sandbox]"),
+        ("vcpus = 1 ", "# ", "config/mote.toml: sandbox.vcpus is missing: a whole number"),
+        ("node = 0 ", "node = 5000 ", "network.node: Machine 5000 has no subnet"),
+    ] {
+        assert!(BUILT_IN.contains(from));
+        let told = check_built_in(&BUILT_IN.replacen(from, to, 1)).join("\n");
+        assert!(told.contains(said), "{to}: {told}");
+    }
 }
 
 #[test]
