@@ -105,27 +105,32 @@ pub async fn follow(machine: Arc<Machine>, running: Slot, device: PathBuf) {
     let _ = status.wait_for(|status| matches!(status, Status::Running(_))).await;
     // By now all layers are known.
     let port = health::port(&machine.configuration.resolved());
-    let asked = Instant::now();
-    while !health::is_ready(port).await && asked.elapsed() < HEALTHY_WITHIN {
-        tokio::time::sleep(ASK_EVERY).await;
-    }
-    let verdict = if asked.elapsed() < HEALTHY_WITHIN { Verdict::Healthy } else { Verdict::Sick };
-    act(&machine, running, verdict).await;
+    act(&machine, running, wait_for_health(port).await).await;
     match tokio::task::spawn_blocking(move || read_through(&device)).await {
         Ok(Ok(mib)) => log::note(&format!("slot {running}: all {mib} MiB are as they were made")),
         Ok(Err(error)) => {
-            let text = format!("slot {running} is damaged: {error}");
-            log::line(&text);
-            machine.problem(text);
-            machine.facts(|facts| facts.write());
+            tell(&machine, format!("slot {running} is damaged: {error}"));
             act(&machine, running, Verdict::Damaged).await;
         }
         Err(_) => complain(&machine, &SlotError::Interrupted),
     }
 }
 
+async fn wait_for_health(port: u16) -> Verdict {
+    let asked = Instant::now();
+    loop {
+        if health::is_ready(port).await {
+            return Verdict::Healthy;
+        }
+        if asked.elapsed() > HEALTHY_WITHIN {
+            return Verdict::Sick;
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
 async fn act(machine: &Machine, running: Slot, verdict: Verdict) {
-    let began = match change(running, move |state| judge(state, running, verdict)).await {
+    let again = match change(running, move |state| judge(state, running, verdict)).await {
         Ok(again) => again,
         Err(error) => {
             complain(machine, &error);
@@ -133,15 +138,20 @@ async fn act(machine: &Machine, running: Slot, verdict: Verdict) {
         }
     };
     let stop = Stop { action: Action::Reboot, cause: Cause::Slot(running.name()) };
-    if began && machine.stops.send(stop).await.is_err() {
+    if again && machine.stops.send(stop).await.is_err() {
         log::line("the machine cannot be stopped");
     }
 }
 
 fn complain(machine: &Machine, error: &SlotError) {
-    let text = format!("slots: {}", chain(error));
+    tell(machine, format!("slots: {}", chain(error)));
+}
+
+/// On the console, and to hostd.
+fn tell(machine: &Machine, text: String) {
     log::line(&text);
     machine.problem(text);
+    machine.facts(|facts| facts.write());
 }
 
 /// Reads the state, changes it, and writes it if it is another. Gives what the change says besides.

@@ -64,6 +64,8 @@ pub enum VerityError {
 /// error.
 pub fn open(name: &str, partition: &Path, verity: &Verity) -> Result<PathBuf, VerityError> {
     let control = File::options().read(true).write(true).open(CONTROL).map_err(VerityError::Control)?;
+    // What an earlier attempt left; usually there is nothing.
+    let _ = call(&control, Command::Remove, "remove", &mut message(name)?);
     let mut message = message(name)?;
     call(&control, Command::Create, "create", &mut message)?;
     let minor = minor(&message);
