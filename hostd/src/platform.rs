@@ -403,6 +403,7 @@ impl Platform for Appliance {
             "version": self.version.version,
             "build": self.version.build,
             "uptime_s": self.started.elapsed().as_secs(),
+            "unix_ms": unix_ms(),
             "problems": self.problems,
             "syslog": self.operation.syslog(),
         });

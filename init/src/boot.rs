@@ -307,11 +307,9 @@ async fn power_button(machine: Arc<Machine>) -> Outcome {
 }
 
 async fn watchdog(machine: Arc<Machine>) -> Outcome {
-    let opener = Arc::clone(&machine);
-    let opened = tokio::task::spawn_blocking(move || opener.watchdog.open()).await??;
-    let Some((identity, timeout)) = opened else { return Ok("none".to_owned()) };
-    tokio::spawn(crate::watchdog::run(machine, timeout));
-    Ok(format!("{identity}, {} s", timeout.as_secs()))
+    tokio::spawn(crate::watchdog::run(Arc::clone(&machine)));
+    let opened = tokio::task::spawn_blocking(move || machine.watchdog.open()).await??;
+    Ok(opened.map_or_else(|| "none".to_owned(), |(name, timeout)| format!("{name}, {} s", timeout.as_secs())))
 }
 
 async fn system_disk(machine: Arc<Machine>) -> Outcome {

@@ -23,6 +23,7 @@ pub mod ntp;
 pub mod options;
 pub mod panic;
 pub mod reason;
+pub mod screen;
 pub mod sequence;
 pub mod service;
 pub mod stop;
@@ -83,6 +84,7 @@ async fn live(cmdline: Cmdline) -> ! {
         }
         Err(error) => log::line(&text::chain(&error)),
     }
+    tokio::spawn(screen::run(Arc::clone(&machine)));
     let boot = tokio::spawn(boot::run(Arc::clone(&machine)));
     // The machine holds a sender, so the channel never closes.
     let stop = match stops.recv().await {

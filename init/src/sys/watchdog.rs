@@ -16,7 +16,7 @@ const SOFTWARE: &str = "Software Watchdog";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Times the hardware may be said to count to; what it says beyond is not believed.
-const SOUND: std::ops::RangeInclusive<i32> = 2..=3600;
+const SOUND: std::ops::RangeInclusive<i32> = 10..=3600;
 
 /// Written last, it tells the kernel that the timer is closed on purpose.
 const FAREWELL: &[u8] = b"V";
@@ -52,7 +52,8 @@ impl Watchdog {
         Self::open_device(&Path::new("/dev").join(name), identity).map(Some)
     }
 
-    fn open_device(path: &Path, identity: String) -> Result<Self, WatchdogError> {
+    /// Opens this one.
+    pub(crate) fn open_device(path: &Path, identity: String) -> Result<Self, WatchdogError> {
         let failed = |source| WatchdogError { path: path.to_owned(), source };
         let device = File::options().write(true).open(path).map_err(failed)?;
         let mut seconds = i32::try_from(TIMEOUT.as_secs()).unwrap_or(i32::MAX);

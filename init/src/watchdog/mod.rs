@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mote_crash::Kind;
-use vigil::{Vigil, Why};
+use vigil::Vigil;
 
 use crate::clock::since_boot;
 use crate::log;
@@ -16,8 +16,12 @@ use crate::machine::Machine;
 use crate::service::hostd::Status;
 use crate::sys::watchdog::{Watchdog, WatchdogError};
 
-/// It is fed this many times in its timeout.
-const MEALS: u32 = 5;
+/// How often it is fed. The shortest time a watchdog is believed to count to is several times this.
+const MEAL: Duration = Duration::from_secs(2);
+
+/// After so many refused meals in a row it is said, and noted, that it is not fed: a virtual machine that stood still
+/// hears of hostd before.
+const SAID_AT: u32 = 6;
 
 /// The watchdog of the machine, if it has one.
 #[derive(Debug, Default)]
@@ -29,8 +33,8 @@ pub struct Keeper {
 struct State {
     vigil: Vigil,
     device: Option<Watchdog>,
-    /// Why it is not fed, once that was said.
-    refused: Option<Why>,
+    /// Meals in a row that were refused.
+    refused: u32,
 }
 
 impl Keeper {
@@ -55,22 +59,23 @@ impl Keeper {
         }
     }
 
-    /// Feeds it if it may be fed; what has to be said.
+    /// Feeds it if it may be fed; why not, once.
     fn feed(&self, now: Duration) -> Option<String> {
         let mut state = self.lock();
         let may = state.vigil.may_feed(now);
         let device = state.device.as_mut()?;
         let timeout = device.timeout;
-        let said = match may {
-            Ok(()) => device.feed().err().map(|error| format!("watchdog: Cannot feed it: {error}")),
-            Err(why) if state.refused == Some(why) => None,
-            Err(why) => Some(format!(
-                "watchdog: {why}; not fed any more, it restarts the machine in {} s",
-                timeout.as_secs()
-            )),
+        let Err(why) = may else {
+            if let Err(error) = device.feed() {
+                log::line(&format!("watchdog: Cannot feed it: {error}"));
+            }
+            state.refused = 0;
+            return None;
         };
-        state.refused = may.err();
-        said
+        state.refused = state.refused.saturating_add(1);
+        let left = timeout.saturating_sub(MEAL * SAID_AT).as_secs();
+        (state.refused == SAID_AT)
+            .then(|| format!("{why}: the watchdog is not fed and restarts the machine in {left} s"))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -78,16 +83,17 @@ impl Keeper {
     }
 }
 
-/// Feeds for ever, by what hostd says of itself.
-pub async fn run(machine: Arc<Machine>, timeout: Duration) {
+/// Feeds for ever, by what hostd says of itself. Started before the watchdog is opened: that may take any time, and
+/// then it is hungry at once.
+pub async fn run(machine: Arc<Machine>) {
     let mut status = machine.hostd.status();
     let mut health = machine.hostd.health();
-    let mut meal = tokio::time::interval(timeout / MEALS);
+    let mut meal = tokio::time::interval(MEAL);
     loop {
         tokio::select! {
             _ = meal.tick() => {
                 if let Some(said) = machine.watchdog.feed(since_boot()) {
-                    log::line(&said);
+                    log::line(&format!("watchdog: {said}"));
                     let noting = Arc::clone(&machine);
                     // At the side: it may be fed again before a slow disk has taken it.
                     tokio::spawn(async move {
@@ -108,5 +114,36 @@ pub async fn run(machine: Arc<Machine>, timeout: Duration) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vigil::BOOT;
+
+    #[test]
+    fn without_a_watchdog_nothing_is_said() {
+        let keeper = Keeper::default();
+        assert_eq!(keeper.feed(BOOT * 2), None);
+        keeper.close();
+    }
+
+    #[test]
+    fn it_is_fed_or_said_once_why_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let keeper = Keeper::default();
+        keeper.lock().device = Some(Watchdog::open_device(file.path(), "test".to_owned()).unwrap());
+        let fed = || std::fs::read(file.path()).unwrap().len();
+        assert_eq!(keeper.feed(BOOT), None);
+        assert_eq!(fed(), 1);
+        let said: Vec<String> = (0..20).filter_map(|_| keeper.feed(BOOT * 2)).collect();
+        assert_eq!((said.len(), fed()), (1, 1));
+        assert!(said[0].contains("restarts the machine in 48 s"), "{said:?}");
+        keeper.lock().vigil.answered(BOOT * 2);
+        assert_eq!(keeper.feed(BOOT * 2), None);
+        assert_eq!(fed(), 2);
+        keeper.close();
+        assert_eq!(std::fs::read(file.path()).unwrap().last(), Some(&b'V'));
     }
 }
