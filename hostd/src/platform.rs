@@ -396,6 +396,7 @@ impl Platform for Appliance {
             "version": self.version.version,
             "build": self.version.build,
             "uptime_s": self.started.elapsed().as_secs(),
+            "unix_ms": unix_ms(),
             "problems": self.problems,
         });
         let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };

@@ -62,11 +62,14 @@ impl Service {
         system: String,
     ) -> Arc<Self> {
         let capacity_mb = (meminfo("MemTotal:") / 1024).saturating_sub(config.sandbox.memory_reserve_mb);
+        let processors = std::thread::available_parallelism()
+            .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
         let (pool, orders) = Pool::new(Shape {
             scheduling: config.scheduling(),
             capacity_mb,
             max_sandboxes: config.sandbox.max_sandboxes,
             blanks: config.sandbox.blanks,
+            starts: config.scheduling.starts_at_once(processors),
             reclaim_after: config.sandbox.reclaim_after(),
             tenants: config.network.shares(),
         });

@@ -16,8 +16,8 @@ use crate::sched::trace::Call;
 /// What a microVM takes beside the function's memory, MB, as the appliance books it.
 const MONITOR_MB: u32 = 8;
 
-/// As many processors.
-const CREATORS: u32 = 2;
+/// The appliance's processors.
+const PROCESSORS: u32 = 2;
 
 const SECOND: Time = 1_000_000;
 
@@ -69,13 +69,14 @@ pub fn predict(
     let cluster = Cluster {
         nodes: 1,
         node_mb: alone.capacity_mb.saturating_sub(alone.taken_mb),
-        creators: CREATORS,
+        creators: PROCESSORS,
         dispatch: time(alone.dispatch_ms),
         rest: Some(rest),
         horizon: calls.last().map_or(0, |last| last.at + SECOND),
     };
+    let starts = configured.scheduling.starts_at_once(PROCESSORS);
     let patience = configured.sandbox.queue_s.saturating_mul(SECOND);
-    let mut scheduler = Mote::new(configured.config(idle_timeout_s)?, &cluster, &shapes)?
+    let mut scheduler = Mote::new(configured.config(idle_timeout_s)?, &cluster, &shapes, starts)?
         .restoring(patience, alone.shared_mb)?;
     let outcome = simulator::simulate(&cluster, &shapes, &calls, &mut scheduler)?;
     Ok((outcome, scheduler.stats()))

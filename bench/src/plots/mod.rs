@@ -99,12 +99,14 @@ const PLOTS: [Plot; 10] = [
         title: "Scheduling",
         about: "Schedulers that know nodes only, OpenWhisk's `sticky-random` first, against those that know sandboxes: \
                 the pairs of chapter 4 of Ao's dissertation (warm choice, then placement: `ma` most available memory, \
-                `sr` sticky, `mc` least cost of evictions), as a user of the product gets them, with its queue and late \
-                binding. On the way there: `ma-mc-clients` is the dissertation's (a call is bound to the sandbox \
-                started for it, others wait with their clients), `ma-mc-early` has the product's queue, \
-                `sticky-random-queue` that queue and late binding without the knowledge. `mote` is the product's own \
-                configuration, `greedy-dual` the same with another eviction. Nodes have 20 GB for sandboxes. Latency \
-                is from a call's coming until it runs. Under a rising load the most answers a second in ten seconds \
+                `sr` sticky, `mc` least cost of evictions), as a user of the product gets them, with its queue, late \
+                binding and bound on starts. On the way there: `ma-mc-clients` is the dissertation's (a call is bound \
+                to the sandbox started for it, others wait with their clients), `ma-mc-early` has the product's \
+                queue, `ma-mc-late` gives a call the first sandbox that is free, `ma-mc` starts no more on a node at \
+                once than it makes; `sticky-random-queue` has all that without the knowledge. `mote` is the product's \
+                own configuration (`ma-mc` with greedy-dual eviction and the histogram), `mote-lru` and \
+                `mote-min-cost` the same with other evictions. Nodes have 20 GB for sandboxes. Latency is from a \
+                call's coming until it runs. Under a rising load the most answers a second in ten seconds \
                 are told, and sustained the same while calls hardly wait: what comes is served, not only what is \
                 quick. Cold are calls that ran in a sandbox made after they came; starts are all sandboxes made. \
                 `best-other` is the best of the dissertation's schedulers besides `ma-mc`. `ma-mc-sampled` looks at \

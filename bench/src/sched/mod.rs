@@ -11,8 +11,9 @@
 //!
 //! To the advantage of schedulers that know sandboxes, as in the text: what they know is never late (there, by less than a
 //! millisecond, and in 0.11 % of the decisions it matters), and deciding takes no time (0.5 ms for all of them there). Not
-//! in the text, and therefore told apart: the product's queue (`ma-mc-early` against `ma-mc-clients`) and that a call gets
-//! whatever sandbox is free first (`ma-mc` against `ma-mc-early`; `sticky-random-queue` has both).
+//! in the text, and therefore told apart: the product's queue (`ma-mc-early` against `ma-mc-clients`), that a call gets
+//! whatever sandbox is free first (`ma-mc-late` against `ma-mc-early`), and that no node is told to start more at once than
+//! it makes (`ma-mc` against `ma-mc-late`); `sticky-random-queue` has all three.
 //!
 //! To the advantage of those that start much: a sandbox's end takes no time, crowds of starts wait for each other but do
 //! not slow down otherwise, processors are never short, and waiting clients learn at once that memory is free.

@@ -20,8 +20,8 @@ pub struct Mote {
 }
 
 impl Mote {
-    /// With these nodes and functions, all of one tenant and without limits.
-    pub fn new(config: Config, cluster: &Cluster, shapes: &[Shape]) -> Result<Self, EventError> {
+    /// With these nodes, which start so many sandboxes at once, and functions, all of one tenant and without limits.
+    pub fn new(config: Config, cluster: &Cluster, shapes: &[Shape], starts: u32) -> Result<Self, EventError> {
         let mut scheduler = mote_sched::Scheduler::new(config);
         let mut decisions = Vec::new();
         for _ in 0..cluster.nodes {
@@ -29,6 +29,7 @@ impl Mote {
                 memory: bytes(cluster.node_mb),
                 max_sandboxes: u32::MAX,
                 blanks: 0,
+                starts,
             });
         }
         let tenant = scheduler.add_tenant(TenantSpec::default());

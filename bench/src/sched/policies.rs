@@ -16,9 +16,18 @@ pub enum Kind {
     /// Knows nodes only. Calls wait with their clients.
     Nodes(Policy),
     /// `mote-sched`. Calls wait in it.
-    Mote(Box<Config>),
+    Mote(Box<Config>, Starts),
     /// `mote-sched` that keeps no calls waiting but for the start of their own sandbox: others wait with their clients.
     Clients(Box<Config>),
+}
+
+/// How many sandboxes `mote-sched` starts on a node at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starts {
+    /// As many as memory allows: they wait for each other on the node.
+    Unbounded,
+    /// As many as a node makes at once.
+    AsMade,
 }
 
 /// A kind and what it is called.
@@ -32,8 +41,13 @@ const STICKY_RANDOM: Named = ("sticky-random", Kind::Nodes(Policy::StickyRandom)
 
 /// The schedulers of the dissertation, the product's own choice, and what lies between them.
 pub fn all() -> Vec<Named> {
-    let greedy = Config { eviction: Eviction::GreedyDual, ..unlimited() };
-    dissertation().into_iter().chain([("mote", mote(unlimited())), ("greedy-dual", mote(greedy))]).collect()
+    let evicting = |eviction| mote(Config { eviction, ..unlimited() });
+    let own = [
+        ("mote", mote(unlimited())),
+        ("mote-lru", evicting(Eviction::Lru)),
+        ("mote-min-cost", evicting(Eviction::MinCost)),
+    ];
+    dissertation().into_iter().chain(own).collect()
 }
 
 /// The schedulers of the dissertation, and what lies between OpenWhisk's and the recommended pair.
@@ -61,13 +75,15 @@ fn steps() -> Vec<Named> {
     let clients = Config { max_queue: 0, ..early() };
     vec![
         STICKY_RANDOM,
-        // The same choice of nodes with the product's queue and late binding.
+        // The same choice of nodes with the product's queue, late binding and bound on starts.
         ("sticky-random-queue", mote(pair(Warm::None, Placement::StickyRandom))),
         // The dissertation's: what is started for a call gets that call, others wait with their clients.
         ("ma-mc-clients", Kind::Clients(Box::new(clients))),
         // The same with the product's queue.
-        ("ma-mc-early", mote(early())),
+        ("ma-mc-early", Kind::Mote(Box::new(early()), Starts::Unbounded)),
         // The same, and whatever sandbox is free first gets the call.
+        ("ma-mc-late", Kind::Mote(Box::new(recommended()), Starts::Unbounded)),
+        // The same, and no node starts more at once than it makes.
         ("ma-mc", mote(recommended())),
     ]
 }
@@ -102,7 +118,7 @@ fn unlimited() -> Config {
 }
 
 fn mote(config: Config) -> Kind {
-    Kind::Mote(Box::new(config))
+    Kind::Mote(Box::new(config), Starts::AsMade)
 }
 
 impl Kind {
@@ -121,8 +137,11 @@ impl Kind {
         };
         Ok(match self {
             Self::Nodes(policy) => clients(Box::new(NodeGrained::new(*policy, cluster, shapes, seed))),
-            Self::Mote(config) => Box::new(Mote::new(seeded(config), cluster, shapes)?),
-            Self::Clients(config) => clients(Box::new(Mote::new(seeded(config), cluster, shapes)?)),
+            Self::Mote(config, starts) => {
+                let starts = if *starts == Starts::AsMade { cluster.creators } else { u32::MAX };
+                Box::new(Mote::new(seeded(config), cluster, shapes, starts)?)
+            }
+            Self::Clients(config) => clients(Box::new(Mote::new(seeded(config), cluster, shapes, u32::MAX)?)),
         })
     }
 }

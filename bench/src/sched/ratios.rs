@@ -13,8 +13,8 @@ const OTHERS: [&str; 7] =
     ["sticky-random", "random", "max-available", "sticky-max", "ma-ma", "sr-ma", "sr-mc"];
 
 /// What is told of each mode against OpenWhisk's scheduler.
-const AGAINST: [&str; 6] =
-    ["ma-mc", "ma-mc-early", "ma-mc-clients", "mote", "greedy-dual", "sticky-random-queue"];
+const AGAINST: [&str; 7] =
+    ["ma-mc", "ma-mc-late", "ma-mc-early", "ma-mc-clients", "mote", "mote-min-cost", "sticky-random-queue"];
 
 const FIGURES: [(&str, &str, &str, &str); 8] = [
     ("throughput", "throughput", "10 nodes rising", ""),
@@ -53,7 +53,8 @@ pub fn small() -> Vec<Ratio> {
     };
     let best = |mode| of(mode, BEST_OTHER).filter(|ratio| ratio.0 == "p99");
     let all = AGAINST.into_iter().flat_map(|mode| of(mode, "sticky-random"));
-    all.chain(["ma-mc", "ma-mc-early", "ma-mc-clients", "mote"].into_iter().flat_map(best)).collect()
+    all.chain(["ma-mc", "ma-mc-early", "ma-mc-clients", "mote", "mote-min-cost"].into_iter().flat_map(best))
+        .collect()
 }
 
 /// Adds those that can be made of what is there.

@@ -31,7 +31,7 @@ const CHANGES: [Change; 15] = [
 const TRACES: usize = 4;
 
 /// What is told of each.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "throughput:ma-mc/sticky-random",
     "sustained:ma-mc/sticky-random",
     "cold-starts:ma-mc/sticky-random",
@@ -40,6 +40,8 @@ const KEYS: [&str; 12] = [
     "p99:ma-mc/best-other@200",
     "throughput:ma-mc-clients/sticky-random",
     "sustained:ma-mc-clients/sticky-random",
+    "throughput:ma-mc-late/sticky-random",
+    "sustained:ma-mc-late/sticky-random",
     "throughput:ma-mc-early/sticky-random",
     "sustained:ma-mc-early/sticky-random",
     "throughput:sticky-random-queue/sticky-random",

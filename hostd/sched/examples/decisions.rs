@@ -39,7 +39,7 @@ fn main() {
 fn measure(name: &str, functions: u32, sample: u32) {
     let mut scheduler = Scheduler::new(Config { sample, headroom: 0.0, ..Config::default() });
     for _ in 0..NODES {
-        scheduler.add_node(NodeSpec { memory: 40 << 30, max_sandboxes: 10_000, blanks: 0 });
+        scheduler.add_node(NodeSpec { memory: 40 << 30, max_sandboxes: 10_000, blanks: 0, starts: 16 });
     }
     let tenants: Vec<_> = (0..TENANTS).map(|_| scheduler.add_tenant(TenantSpec::default())).collect();
     let mut out = Vec::new();

@@ -44,6 +44,8 @@ pub struct Config {
     pub headroom: f64,
     /// Starts of a function that fail in a row until its waiting calls are refused.
     pub max_start_failures: u32,
+    /// A start that takes longer does not count among those that a node makes at once any more.
+    pub slow_start_ms: u64,
     /// Memory of a blank, bytes.
     pub blank_bytes: u64,
     /// Of what is drawn at random.
@@ -55,7 +57,7 @@ impl Default for Config {
         Self {
             warm: Warm::MaxAvailable,
             placement: Placement::MinCost,
-            eviction: Eviction::MinCost,
+            eviction: Eviction::GreedyDual,
             keep_alive: KeepAlive::HybridHistogram,
             binding: Binding::Late,
             sample: 10,
@@ -67,6 +69,7 @@ impl Default for Config {
             fair_wait_ms: 500,
             headroom: 0.1,
             max_start_failures: 3,
+            slow_start_ms: 2000,
             blank_bytes: 8 * MIB,
             seed: 1,
         }
@@ -77,6 +80,11 @@ impl Config {
     /// At most an hour: it is multiplied.
     pub(crate) fn fair_wait(&self) -> Duration {
         Duration::from_millis(self.fair_wait_ms.clamp(1, 3_600_000))
+    }
+
+    /// At most a day.
+    pub(crate) fn slow_start(&self) -> Duration {
+        Duration::from_millis(self.slow_start_ms.clamp(1, 86_400_000))
     }
 }
 
@@ -142,6 +150,8 @@ pub struct NodeSpec {
     pub max_sandboxes: u32,
     /// Blanks kept ready.
     pub blanks: u32,
+    /// Sandboxes it starts at once; further calls wait until one is up, or any other is free. Fresh calls do not.
+    pub starts: u32,
 }
 
 /// A tenant.
@@ -197,7 +207,7 @@ pub struct FunctionSpec {
     /// How many at once.
     #[serde(flatten)]
     pub limits: Limits,
-    /// What its start takes, milliseconds: what is lost with an idle sandbox (`greedy-dual`).
+    /// What its start takes, milliseconds, until it is known: what is lost with an idle sandbox (`greedy-dual`).
     pub start_ms: u32,
 }
 

@@ -7,6 +7,10 @@ use serde::Deserialize;
 use crate::config::{Binding, Config, HistogramConfig};
 use crate::policy::{Eviction, KeepAlive, Placement, Warm};
 
+/// A start waits for the disk and for others about as long as it computes, a cold one longer: with so many, no processor
+/// waits for work.
+const STARTS_OF_A_PROCESSOR: u32 = 4;
+
 /// What an operator can choose.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,11 +27,20 @@ pub struct Settings {
     max_queue: u32,
     /// Calls of one function that wait at once.
     pub max_queue_function: u32,
+    starts_at_once: u32,
     fair_wait_ms: u64,
     headroom: f64,
 }
 
 impl Settings {
+    /// Sandboxes that a machine with so many processors starts at once.
+    pub fn starts_at_once(&self, processors: u32) -> u32 {
+        match self.starts_at_once {
+            0 => processors.saturating_mul(STARTS_OF_A_PROCESSOR).max(1),
+            starts => starts,
+        }
+    }
+
     /// As the scheduler takes it. `idle`: keep-alive where no policy says otherwise.
     pub fn config(&self, idle: Duration) -> Config {
         let idle_s = idle.as_secs_f64();

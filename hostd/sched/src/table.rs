@@ -25,6 +25,8 @@ pub(crate) struct Sandbox {
     pub(crate) expires: Time,
     /// Counts as in use by its function.
     pub(crate) charged: bool,
+    /// Has one of its node's places for starts.
+    pub(crate) paced: bool,
     /// Promised memory that is not back yet: nobody was told to start it.
     pub(crate) pending: bool,
     /// Always there.
@@ -67,6 +69,7 @@ impl Sandbox {
             since: now,
             expires: Time::NEVER,
             charged: false,
+            paced: false,
             pending: false,
             pinned: false,
             doomed: false,

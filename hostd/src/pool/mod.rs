@@ -162,6 +162,8 @@ pub struct Shape {
     pub max_sandboxes: usize,
     /// Monitors kept ready.
     pub blanks: u32,
+    /// Sandboxes that come up at once.
+    pub starts: u32,
     /// After so long without a call, a sandbox gives back memory it does not use.
     pub reclaim_after: Duration,
     /// Tenants; others have no limits.

@@ -24,6 +24,7 @@ fn bed_of(capacity_mb: u64, limits: Limits, tenants: Vec<TenantShape>) -> Bed {
         capacity_mb,
         max_sandboxes: 9,
         blanks: 0,
+        starts: u32::MAX,
         reclaim_after: PATIENCE,
         tenants,
     });

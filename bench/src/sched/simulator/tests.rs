@@ -86,7 +86,7 @@ fn what_rests_makes_room_and_needs_it_again() {
     let calls = calls(&[(0, 0, 1), (5, 1, 1), (9, 0, 1)]);
     let run = |rest: Option<Rest>| {
         let cluster = Cluster { rest, horizon: 20 * SECOND, ..cluster(1) };
-        let mut scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes).unwrap();
+        let mut scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes, cluster.creators).unwrap();
         let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
         (outcome.begun, scheduler.stats().evictions)
     };
@@ -100,7 +100,7 @@ fn what_rests_makes_room_and_needs_it_again() {
 fn patience_ends() {
     let (cluster, shapes) = (cluster(1), [shape(60)]);
     let calls = calls(&[(0, 0, 8), (1, 0, 1), (2, 0, 1)]);
-    let scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes).unwrap();
+    let scheduler = Mote::new(mote_sched::Config::default(), &cluster, &shapes, cluster.creators).unwrap();
     let mut scheduler = scheduler.restoring(3 * SECOND, 10).unwrap();
     let outcome = simulate(&cluster, &shapes, &calls, &mut scheduler).unwrap();
     assert_eq!((outcome.answered, outcome.refused, scheduler.stats().restores), (1, 2, 1));

@@ -16,7 +16,7 @@ pub struct IdleFacts {
     /// Calls of its function since it last had no sandbox.
     pub frequency: u64,
     /// What another start of it takes, milliseconds.
-    pub start_ms: u32,
+    pub start_us: u64,
     /// Key of the sandbox that was evicted last on this node.
     pub inflation: f64,
 }
@@ -60,7 +60,7 @@ struct GreedyDual;
 impl EvictionPolicy for GreedyDual {
     fn key(&self, facts: &IdleFacts) -> f64 {
         let size = float(facts.bytes.max(MIB)) / float(MIB);
-        facts.inflation + float(facts.frequency) * f64::from(facts.start_ms) / size
+        facts.inflation + float(facts.frequency) * float(facts.start_us) / 1000.0 / size
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
         last_used: Time(9_000_000),
         bytes: 100 * MIB,
         frequency: 4,
-        start_ms: 100,
+        start_us: 100_000,
         inflation: 0.0,
     };
 
@@ -105,7 +105,7 @@ mod tests {
         let policy = by_name(Eviction::GreedyDual, 0.3);
         let key = |facts| policy.key(&facts);
         assert!(key(FACTS) < key(IdleFacts { frequency: 5, ..FACTS }));
-        assert!(key(FACTS) < key(IdleFacts { start_ms: 500, ..FACTS }));
+        assert!(key(FACTS) < key(IdleFacts { start_us: 500_000, ..FACTS }));
         assert!(key(IdleFacts { bytes: 900 * MIB, ..FACTS }) < key(FACTS));
         assert!(key(IdleFacts { frequency: 50, ..FACTS }) < key(IdleFacts { inflation: 99.0, ..FACTS }));
     }

@@ -86,7 +86,7 @@ impl Scheduler {
 
     /// Starts a sandbox for this call alone.
     fn start_fresh(&mut self, f: u32, waiting: Waiting, out: &mut Vec<Decision>) {
-        let node = if self.fair.limit(f).is_some() { None } else { self.choose_node(f) };
+        let node = if self.fair.limit(f).is_some() { None } else { self.choose_node(f, false) };
         let Some(n) = node else {
             self.refuse(f, waiting.call, Refusal::NoRoom, out);
             return;

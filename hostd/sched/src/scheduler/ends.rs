@@ -7,7 +7,7 @@ use crate::heap::NOWHERE;
 use crate::ids::{SandboxId, micros};
 use crate::states::State;
 
-/// The mean duration moves by one part in so many with every call.
+/// Mean durations move by one part in so many with every call, or start.
 const MEAN_OVER: u64 = 8;
 /// So often the pause before a start that no call waits for is doubled, while starts fail: to about a minute.
 const PAUSES_DOUBLED: u32 = 7;
@@ -32,8 +32,10 @@ impl Scheduler {
         }
         let bound = self.unbind(slot);
         self.leave_restoring(slot);
+        let took = micros(self.now.since(self.sandboxes[slot].since));
         self.turn(slot, State::Ready)?;
         let function = &mut self.functions[f as usize];
+        function.start = mean(function.start, took);
         (function.failures, function.vain) = (0, 0);
         if let Some(waiting) = bound {
             self.hand_bound(slot, waiting, out);
@@ -99,10 +101,7 @@ impl Scheduler {
         let (n, f, doomed) = (sandbox.node, sandbox.function, sandbox.doomed);
         let took = micros(self.now.since(sandbox.since));
         let function = &mut self.functions[f as usize];
-        function.mean = match function.mean {
-            0 => took,
-            mean => mean - mean / MEAN_OVER + took / MEAN_OVER,
-        };
+        function.mean = mean(function.mean, took);
         self.released = true;
         if !healthy || doomed {
             let why = if healthy { Retirement::Outdated } else { Retirement::Unhealthy };
@@ -199,4 +198,9 @@ impl Scheduler {
             self.prewarms.set(&mut self.prewarm_positions, f, due);
         }
     }
+}
+
+/// The mean of late, microseconds, with one more; 0 is none.
+fn mean(before: u64, took: u64) -> u64 {
+    if before == 0 { took } else { before - before / MEAN_OVER + took / MEAN_OVER }
 }

@@ -58,6 +58,8 @@ pub(super) struct Function {
     pub(super) quiet_since: Option<Time>,
     /// What a call takes, microseconds, of late.
     pub(super) mean: u64,
+    /// What a start takes, microseconds, of late.
+    pub(super) start: u64,
     /// Calls since it last had no sandbox.
     pub(super) frequency: u64,
     /// Starts that failed in a row since calls that waited were last refused; and in all, and until when none is made
@@ -87,6 +89,7 @@ impl Scheduler {
         let hash = mix(u64::from(f) ^ self.config.seed.rotate_left(32));
         self.fair.add_function(f, spec.tenant.0, spec.limits.concurrency, spec.limits.reserved, spec.private);
         let function = Function {
+            start: u64::from(spec.start_ms) * 1000,
             spec,
             present: true,
             building: false,
@@ -220,6 +223,7 @@ impl Scheduler {
         self.end_all(f, true, out);
         self.fair.change_function(f, spec.limits.concurrency, spec.limits.reserved, spec.private);
         let function = &mut self.functions[f as usize];
+        function.start = u64::from(spec.start_ms) * 1000;
         function.spec = spec;
         function.building = false;
         (function.failures, function.vain, function.held_until) = (0, 0, self.now);

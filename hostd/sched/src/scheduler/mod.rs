@@ -4,12 +4,15 @@ mod calls;
 mod ends;
 mod functions;
 mod node;
+mod pace;
 mod place;
 mod start;
 #[cfg(test)]
 mod tests;
 mod timers;
 mod waiting;
+
+use std::collections::VecDeque;
 
 use crate::config::{Config, FunctionSpec, NodeSpec, TenantSpec};
 use crate::events::{Decision, Event, EventError};
@@ -28,6 +31,7 @@ use crate::view::{FunctionView, NodeView, SandboxView, Stats};
 
 use functions::Function;
 use node::{Node, Place};
+use pace::Paced;
 
 /// Looks at those that wait, per event.
 const MOST_ROUNDS: u32 = 4;
@@ -63,6 +67,8 @@ pub struct Scheduler {
     /// Calls that wait, and starts that are under way for calls.
     waiting: u32,
     starting: u32,
+    /// Starts that have a place, the first to lose it first.
+    paced: VecDeque<Paced>,
     /// Number of the call that came last.
     order: u64,
 
@@ -122,6 +128,7 @@ impl Scheduler {
             free_places: Vec::new(),
             waiting: 0,
             starting: 0,
+            paced: VecDeque::new(),
             order: 0,
             evict_positions: Vec::new(),
             expiries: Heap::default(),
@@ -226,6 +233,7 @@ impl Scheduler {
             .into_iter()
             .filter_map(|heap| heap.peek())
             .map(|(time, _)| time)
+            .chain(self.slow_due())
             .min()
     }
 

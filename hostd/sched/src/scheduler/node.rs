@@ -26,6 +26,8 @@ pub(super) struct Node {
     pub(super) blanks_starting: u32,
     /// Sandboxes of functions on their way up, also those that wait for memory.
     pub(super) starting: u32,
+    /// Of these, those that count against the bound.
+    pub(super) paced: u32,
     /// A blank did not come up: none is tried until then.
     pub(super) blanks_after: Time,
     /// A function that waited long and is the next to start here.
@@ -48,6 +50,7 @@ impl Node {
             blanks: Vec::new(),
             blanks_starting: 0,
             starting: 0,
+            paced: 0,
             blanks_after: Time::default(),
             claim: NOWHERE,
         }

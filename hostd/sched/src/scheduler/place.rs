@@ -18,6 +18,15 @@ pub(super) enum Found {
     Start(u32),
 }
 
+/// What counts of a node with room.
+#[derive(Debug, Clone, Copy)]
+struct Ask {
+    /// It would make its tenant hold more than its share.
+    beyond_share: bool,
+    /// As many at once as the node starts, no more.
+    paced: bool,
+}
+
 impl Scheduler {
     /// How a call of the function can be served now.
     pub(super) fn find(&mut self, f: u32, may_start: bool) -> Option<Found> {
@@ -25,9 +34,9 @@ impl Scheduler {
             if let Some(slot) = self.choose_warm(f) {
                 return Some(Found::Warm(slot));
             }
-            return if may_start { self.choose_node(f).map(Found::Start) } else { None };
+            return if may_start { self.choose_node(f, true).map(Found::Start) } else { None };
         }
-        let n = self.choose_node(f)?;
+        let n = self.choose_node(f, may_start)?;
         let warm = self.find_place(f, n).map_or(NOWHERE, |place| self.places[place as usize].warmest);
         if warm != NOWHERE && self.can_wake(f, warm) {
             return Some(Found::Warm(warm));
@@ -113,15 +122,15 @@ impl Scheduler {
     }
 
     /// What it takes there, if there is room, perhaps after evictions.
-    fn room(&self, f: u32, n: u32, beyond_share: bool) -> Option<u64> {
-        if self.closed(n, f) {
+    fn room(&self, f: u32, n: u32, ask: Ask) -> Option<u64> {
+        if self.closed(n, f) || ask.paced && !self.may_start(n) {
             return None;
         }
         let node = &self.nodes[n as usize];
         let need = self.need(f, n);
         // Headroom is for those that have little: one that was starved has nothing.
         let starved = node.claim == f && self.functions[f as usize].firm;
-        let kept = if beyond_share && !starved { node.headroom } else { 0 };
+        let kept = if ask.beyond_share && !starved { node.headroom } else { 0 };
         (node.account.could_fit(need) && node.account.available() - need >= kept).then_some(need)
     }
 
@@ -130,29 +139,30 @@ impl Scheduler {
         self.config.headroom > 0.0 && self.fair.beyond_share(f, self.memory)
     }
 
-    /// A node with room for another sandbox of the function, as the policy says.
-    pub(super) fn choose_node(&mut self, f: u32) -> Option<u32> {
-        let beyond = self.beyond_share(f);
+    /// A node with room for another sandbox of the function, as the policy says; `paced`: that starts no more than it
+    /// is to start at once.
+    pub(super) fn choose_node(&mut self, f: u32, paced: bool) -> Option<u32> {
+        let ask = Ask { beyond_share: self.beyond_share(f), paced };
         let count = super::number(self.nodes.len());
         match self.placement.search() {
             Search::FromHome => self.functions[f as usize]
                 .walk
                 .nodes()
                 .map(super::number)
-                .find(|n| self.room(f, *n, beyond).is_some()),
+                .find(|n| self.room(f, *n, ask).is_some()),
             Search::Random => {
                 for _ in 0..DRAWS {
                     let n = super::number(self.random.below(count as usize));
-                    if n < count && self.room(f, n, beyond).is_some() {
+                    if n < count && self.room(f, n, ask).is_some() {
                         return Some(n);
                     }
                 }
-                self.first_from_anywhere(f, beyond)
+                self.first_from_anywhere(f, ask)
             }
             Search::Least if self.config.sample == 0 || self.config.sample >= count => {
                 let mut least = None;
                 for n in 0..count {
-                    self.consider_node(f, n, beyond, &mut least);
+                    self.consider_node(f, n, ask, &mut least);
                 }
                 least.map(|(.., n)| n)
             }
@@ -160,22 +170,22 @@ impl Scheduler {
                 let mut least = None;
                 for _ in 0..self.config.sample {
                     let n = super::number(self.random.below(count as usize));
-                    self.consider_node(f, n, beyond, &mut least);
+                    self.consider_node(f, n, ask, &mut least);
                 }
-                least.map(|(.., n)| n).or_else(|| self.first_from_anywhere(f, beyond))
+                least.map(|(.., n)| n).or_else(|| self.first_from_anywhere(f, ask))
             }
         }
     }
 
-    fn first_from_anywhere(&mut self, f: u32, beyond: bool) -> Option<u32> {
+    fn first_from_anywhere(&mut self, f: u32, ask: Ask) -> Option<u32> {
         let count = super::number(self.nodes.len());
         let start = super::number(self.random.below(count as usize));
-        (start..count).chain(0..start).find(|n| self.room(f, *n, beyond).is_some())
+        (start..count).chain(0..start).find(|n| self.room(f, *n, ask).is_some())
     }
 
     /// Keeps the node if it is better than the one before: of less cost, or with more available.
-    fn consider_node(&self, f: u32, n: u32, beyond: bool, least: &mut Option<(f64, u64, u32)>) {
-        let Some(need) = self.room(f, n, beyond) else { return };
+    fn consider_node(&self, f: u32, n: u32, ask: Ask, least: &mut Option<(f64, u64, u32)>) {
+        let Some(need) = self.room(f, n, ask) else { return };
         let node = &self.nodes[n as usize];
         let available = node.account.available();
         let mut victims = |visit: &mut Visit<'_>| {

@@ -58,6 +58,7 @@ impl Scheduler {
             None => self.new_slot(sandbox)?,
         };
         self.link(slot);
+        self.take_pace(slot);
         let node = &mut self.nodes[n as usize];
         node.starting += 1;
         if let Some(bytes) = snapshot {
@@ -243,6 +244,7 @@ impl Scheduler {
         if let Some(waiting) = self.unbind(slot) {
             self.put_back(f, waiting);
         }
+        self.leave_pace(slot);
         self.functions[f as usize].starting -= 1;
         self.nodes[self.sandboxes[slot].node as usize].starting -= 1;
         if self.sandboxes[slot].charged {
@@ -280,7 +282,7 @@ impl Scheduler {
             last_used: sandbox.since,
             bytes: sandbox.booked,
             frequency: function.frequency,
-            start_ms: function.spec.start_ms,
+            start_us: function.start,
             inflation: node.inflation,
         });
         node.account.shift(Part::Active, Part::Idle, sandbox.booked);

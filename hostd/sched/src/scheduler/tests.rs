@@ -14,6 +14,7 @@ use crate::states::State;
 
 mod audit;
 mod order;
+mod pace;
 mod world;
 
 use world::World;
@@ -23,7 +24,7 @@ fn fixed() -> Config {
 }
 
 fn node(mib: u64) -> NodeSpec {
-    NodeSpec { memory: mib * MIB, max_sandboxes: 1000, blanks: 0 }
+    NodeSpec { memory: mib * MIB, max_sandboxes: 1000, blanks: 0, starts: u32::MAX }
 }
 
 fn function(tenant: TenantId, mib: u64) -> FunctionSpec {

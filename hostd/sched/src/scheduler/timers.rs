@@ -9,6 +9,7 @@ use crate::policy::keepalive::Window;
 impl Scheduler {
     pub(super) fn timers(&mut self, out: &mut Vec<Decision>) {
         let now = self.now;
+        self.free_slow();
         while let Some((time, f)) = self.deadlines.peek()
             && time <= now
         {
@@ -96,7 +97,7 @@ impl Scheduler {
         if function.present
             && !function.building
             && function.starting + function.warm + function.busy == 0
-            && let Some(n) = self.choose_node(f)
+            && let Some(n) = self.choose_node(f, true)
             && self.nodes[n as usize].account.will_fit(self.need(f, n))
         {
             self.start(f, n, Why::Prewarm, None, out);

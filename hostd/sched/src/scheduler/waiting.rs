@@ -247,7 +247,7 @@ impl Scheduler {
                 // One that failed is not tried again at once.
                 let started = self.now >= function.held_until
                     && self
-                        .choose_node(f)
+                        .choose_node(f, true)
                         .is_some_and(|n| self.start(f, n, Why::Provisioned, None, out).is_some());
                 self.check_turn(f);
                 if !started || alone {

@@ -92,7 +92,8 @@ impl Ledger {
         let mut scheduler = Scheduler::new(shape.scheduling);
         let budget = shape.capacity_mb * MIB;
         let max_sandboxes = u32::try_from(shape.max_sandboxes).unwrap_or(u32::MAX);
-        let node = scheduler.add_node(NodeSpec { memory: budget, max_sandboxes, blanks: shape.blanks });
+        let Shape { blanks, starts, .. } = shape;
+        let node = scheduler.add_node(NodeSpec { memory: budget, max_sandboxes, blanks, starts });
         let mut ledger = Self {
             scheduler,
             epoch: Instant::now(),

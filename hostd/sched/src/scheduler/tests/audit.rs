@@ -134,7 +134,9 @@ impl Scheduler {
             let on_their_way = self.sandboxes.iter().filter(|(_, sandbox)| {
                 sandbox.node == n && sandbox.state == State::Restoring && sandbox.function != NOWHERE
             });
-            assert_eq!(node.starting as usize, on_their_way.count(), "node {n}");
+            let (starting, paced) = on_their_way
+                .fold((0, 0), |(all, paced), (_, sandbox)| (all + 1, paced + u32::from(sandbox.paced)));
+            assert_eq!((node.starting, node.paced), (starting, paced), "node {n}");
             if node.claim != NOWHERE {
                 assert_eq!(self.functions[node.claim as usize].claim, n);
             }
@@ -152,7 +154,7 @@ impl Scheduler {
                 continue;
             }
             for n in 0..number(self.nodes.len()) {
-                let fits = self.nodes[n as usize].account.could_fit(self.need(f, n));
+                let fits = self.may_start(n) && self.nodes[n as usize].account.could_fit(self.need(f, n));
                 assert!(!fits, "function {f} waits and node {n} has room");
             }
         }
@@ -163,7 +165,7 @@ impl Scheduler {
         let mut best: Vec<(f64, u64, u32)> = Vec::new();
         for n in 0..number(self.nodes.len()) {
             let (need, node) = (self.need(f, n), &self.nodes[n as usize]);
-            if self.closed(n, f) || !node.account.could_fit(need) {
+            if self.closed(n, f) || !self.may_start(n) || !node.account.could_fit(need) {
                 continue;
             }
             let mut cost = 0.0;

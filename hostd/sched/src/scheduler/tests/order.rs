@@ -84,6 +84,11 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
+/// Less than so many blanks, plus four for each start at once if that is bounded.
+fn pace_and_blanks(blanks: u8) -> impl Strategy<Value = u8> {
+    (0u8..4, 0..blanks).prop_map(|(starts, blanks)| starts * 4 + blanks)
+}
+
 fn limits(limit: u8, reserved: u8, provisioned: u8) -> Limits {
     Limits {
         concurrency: if limit == 0 { u32::MAX } else { u32::from(limit) },
@@ -101,7 +106,8 @@ fn build(config: Config, nodes: &[(u8, u8, u8)], sizes: &[Size]) -> (World, Vec<
         .map(|(mib, most, blanks)| NodeSpec {
             memory: (u64::from(*mib) + 50) * MIB,
             max_sandboxes: u32::from(*most),
-            blanks: u32::from(*blanks),
+            blanks: u32::from(*blanks % 4),
+            starts: if *blanks < 4 { u32::MAX } else { u32::from(*blanks / 4) },
         })
         .collect();
     let mut world = World::new(config, &nodes);
@@ -254,7 +260,7 @@ proptest! {
     #[test]
     fn any_order_of_events_keeps_all_promises(
         config in config(),
-        nodes in prop::collection::vec((0u8..150, 1u8..8, 0u8..3), 1..4),
+        nodes in prop::collection::vec((0u8..150, 1u8..8, pace_and_blanks(3)), 1..4),
         sizes in prop::collection::vec((0u8..3, any::<u8>(), any::<Option<u8>>(), 0u8..3, 0u8..2, 0u8..2), 1..6),
         ops in prop::collection::vec(op(), 1..150),
     ) {
@@ -304,7 +310,7 @@ proptest! {
     fn placement_is_that_of_the_naive_search(
         config in config(),
         placement in prop::sample::select(vec![Placement::MaxAvailable, Placement::MinCost]),
-        nodes in prop::collection::vec((0u8..150, 2u8..8, 0u8..1), 2..5),
+        nodes in prop::collection::vec((0u8..150, 2u8..8, pace_and_blanks(1)), 2..5),
         sizes in prop::collection::vec((0u8..1, any::<u8>(), any::<Option<u8>>(), 0u8..1, 0u8..1, 0u8..1), 1..6),
         ops in prop::collection::vec(op(), 1..100),
     ) {
@@ -314,7 +320,7 @@ proptest! {
             world.apply(op, &mut functions);
             for f in 0..number(functions.len()) {
                 let best = world.scheduler.best_nodes(f);
-                match world.scheduler.choose_node(f) {
+                match world.scheduler.choose_node(f, true) {
                     Some(n) => prop_assert!(best.contains(&n), "{n} of {best:?}"),
                     None => prop_assert!(best.is_empty(), "none of {best:?}"),
                 }
@@ -333,11 +339,12 @@ proptest! {
         sizes in prop::collection::vec((0u8..3, 1u64..100, 1u64..3000), 2..8),
         weights in prop::collection::vec(1u32..5, 3),
         nodes in 1usize..3,
+        starts in prop::sample::select(vec![1, 3, u32::MAX]),
         binding in prop::sample::select(vec![Binding::Early, Binding::Late]),
         headroom in prop::bool::ANY,
     ) {
         let config = Config { binding, headroom: if headroom { 0.1 } else { 0.0 }, ..fixed() };
-        let mut world = World::new(config, &vec![node(100); nodes]);
+        let mut world = World::new(config, &vec![NodeSpec { starts, ..node(100) }; nodes]);
         let tenants: Vec<TenantId> = weights
             .iter()
             .map(|weight| world.scheduler.add_tenant(TenantSpec { weight: *weight, ..TenantSpec::default() }))
