@@ -131,7 +131,7 @@ pub const KEYS: &[Key] = &[
 
     Key::new("scheduling.warm", Kind::Choice(&["max-available", "sticky", "none"])),
     Key::new("scheduling.placement", Kind::Choice(&["min-cost", "max-available", "sticky-random", "random", "sticky-max-available"])),
-    Key::new("scheduling.eviction", Kind::Choice(&["min-cost", "greedy-dual", "lru"])),
+    Key::new("scheduling.eviction", Kind::Choice(&["greedy-dual", "min-cost", "lru"])),
     Key::new("scheduling.keep_alive", Kind::Choice(&["hybrid-histogram", "fixed"])),
     Key::new("scheduling.binding", Kind::Choice(&["late", "early"])),
     Key::new("scheduling.lambda", number(1e6)),
@@ -140,6 +140,7 @@ pub const KEYS: &[Key] = &[
     Key::new("scheduling.histogram_bins", int(1, 100_000)),
     Key::new("scheduling.max_queue", int(0, U32)),
     Key::new("scheduling.max_queue_function", int(0, U32)),
+    Key::new("scheduling.starts_at_once", int(0, U32)),
     Key::new("scheduling.fair_wait_ms", int(0, 3_600_000)),
     Key::new("scheduling.headroom", number(1.0)),
 
