@@ -1,7 +1,7 @@
 //! What init itself takes from the configuration, and from the boot loader.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mote_config::{Interface, Metadata, Resolved};
@@ -10,6 +10,9 @@ use mote_update::verity::Verity;
 
 use crate::disk::system::Source;
 use crate::ntp;
+
+/// Port of the front door, as the built-in configuration has it.
+const PORT: u16 = 8080;
 
 /// Settings of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub struct Options {
     pub metadata_url: String,
     /// Whether what the API has set counts.
     pub api_layer: bool,
+    /// Port of the front door.
+    pub port: u16,
     /// What hostd says.
     pub log_level: String,
 }
@@ -41,6 +46,7 @@ impl Options {
     pub fn of(resolved: &Resolved) -> Self {
         let machine = resolved.machine().unwrap_or_default();
         let ntp = resolved.ntp().map(|ntp| ntp.servers.join(",")).unwrap_or_default();
+        let listen = resolved.get("api.listen").and_then(|setting| setting.value.as_str());
         let level = resolved.get("log.level").and_then(|setting| setting.value.as_str());
         Self {
             hostname: machine.hostname,
@@ -53,6 +59,9 @@ impl Options {
             metadata: machine.metadata,
             api_layer: machine.api_layer,
             metadata_url: machine.metadata_url,
+            port: listen
+                .and_then(|text| text.parse::<SocketAddr>().ok())
+                .map_or(PORT, |listen| listen.port()),
             log_level: level.unwrap_or("info").to_owned(),
         }
     }

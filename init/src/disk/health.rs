@@ -1,9 +1,8 @@
 //! Whether hostd is healthy: what it answers to `GET /readyz`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use mote_config::Resolved;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -11,19 +10,10 @@ use tokio::time::timeout;
 /// Longest wait for an answer.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// Port of the front door, unless an option says otherwise.
-const PORT: u16 = 8080;
-
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// How the answer of a healthy one begins.
 const READY: &[u8] = b"HTTP/1.1 200 ";
-
-/// Port of the front door, by what hostd is told.
-pub fn port(configuration: &Resolved) -> u16 {
-    let listen = configuration.get("api.listen").and_then(|setting| setting.value.as_str());
-    listen.and_then(|text| text.parse::<SocketAddr>().ok()).map_or(PORT, |address| address.port())
-}
 
 /// Asks once.
 pub async fn is_ready(port: u16) -> bool {
@@ -72,16 +62,5 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         assert!(!is_ready(port).await);
-    }
-
-    #[test]
-    fn the_port_is_that_of_the_option() {
-        let option = |text: &str| {
-            let words = [("api.listen".to_owned(), text.to_owned())].into();
-            mote_config::resolve(&[mote_config::Source::options(words)])
-        };
-        assert_eq!(port(&option("0.0.0.0:9090")), 9090);
-        assert_eq!(port(&option("somewhere")), PORT);
-        assert_eq!(port(&mote_config::resolve(&[])), PORT);
     }
 }

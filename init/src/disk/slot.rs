@@ -104,7 +104,7 @@ pub async fn follow(machine: Arc<Machine>, running: Slot, device: PathBuf) {
     let mut status = machine.hostd.status();
     let _ = status.wait_for(|status| matches!(status, Status::Running(_))).await;
     // By now all layers are known.
-    let port = health::port(&machine.configuration.resolved());
+    let port = machine.configuration.options().port;
     act(&machine, running, wait_for_health(port).await).await;
     match tokio::task::spawn_blocking(move || read_through(&device)).await {
         Ok(Ok(mib)) => log::note(&format!("slot {running}: all {mib} MiB are as they were made")),

@@ -2,7 +2,6 @@
 
 pub mod text;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +20,6 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Without a word for so long, hostd is silent.
 const SILENT: Duration = Duration::from_secs(60);
-
-/// Port of the API, unless an option says otherwise.
-const PORT: u16 = 8080;
 
 /// Draws for ever, when something is other than it was.
 pub async fn run(machine: Arc<Machine>) {
@@ -72,8 +68,7 @@ fn phase(running: Running, heard: &Heard, started: Duration, now: Duration) -> P
 
 fn status(machine: &Machine, phase: Phase) -> Status {
     let heard = machine.hostd.health().borrow().clone();
-    let options = &machine.options.service;
-    let listen = options.get("api.listen").and_then(|text| text.parse::<SocketAddr>().ok());
+    let options = machine.configuration.options();
     let mut problems = machine.facts(|facts| facts.problems.clone());
     match phase {
         // What it says is all there is to say, the clock included.
@@ -83,11 +78,11 @@ fn status(machine: &Machine, phase: Phase) -> Status {
     let mut seen = std::collections::BTreeSet::new();
     problems.retain(|problem| seen.insert(problem.clone()));
     Status {
-        hostname: machine.options.hostname.clone(),
+        hostname: options.hostname,
         version: heard.version,
         slot: machine.cmdline.options().remove("slot").filter(|slot| matches!(slot.as_str(), "a" | "b")),
         address: machine.network.borrow().address,
-        port: listen.map_or(PORT, |listen| listen.port()),
+        port: options.port,
         phase,
         problems,
     }
