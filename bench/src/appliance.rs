@@ -70,6 +70,7 @@ impl Appliance {
             append: setup.append,
             system: project.system_disk(),
             data: Some(data),
+            boot_disk: None,
             data_throttle: setup.data_throttle,
             port,
             serial: Serial::File(folder.path().join("console.log")),

@@ -1,6 +1,5 @@
 //! What init found out before it started this service: `/run/mote/boot.toml`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -17,8 +16,12 @@ pub struct BootFacts {
     pub data: DataDisk,
     /// How the clock was set.
     pub clock: String,
-    /// `mote.*` options of the kernel command line, without the prefix.
-    pub options: BTreeMap<String, String>,
+    /// What went wrong before this service started, one sentence each.
+    pub problems: Vec<String>,
+    /// Whether it is believed to be right.
+    pub clock_ok: bool,
+    /// What is to be said of it.
+    pub clock_problem: String,
 }
 
 /// The data disk as init left it.
@@ -51,10 +54,5 @@ impl BootFacts {
                 Err(error) => (Self::default(), Some(format!("{}: {error}", path.display()))),
             },
         }
-    }
-
-    /// The options as pairs.
-    pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 }

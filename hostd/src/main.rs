@@ -1,19 +1,24 @@
 //! The one service of the appliance: takes functions over HTTP and serves their calls from microVMs.
 //!
-//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`.
+//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`; and it explains and checks
+//! `mote.toml`: `hostd config …`.
 
 mod bases;
 mod boot;
 mod bring_up;
+mod bundle;
 mod census;
 mod concurrency;
 mod config;
+mod crashes;
 mod deploy;
 mod function;
+mod health;
 mod loaders;
 mod logs;
 mod network;
 mod obtain;
+mod operation;
 mod phases;
 mod platform;
 mod pool;
@@ -22,6 +27,7 @@ mod sandbox;
 mod serve;
 mod service;
 mod snapshots;
+mod syslog;
 mod text;
 
 use std::ffi::OsString;
@@ -30,27 +36,35 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use mote_config::Resolved;
 use mote_store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boot::BootFacts;
-use crate::config::{Config, Layout};
+use crate::config::{Config, Files, Layout};
+use crate::crashes::Crashes;
 use crate::network::Networks;
+use crate::operation::Operation;
 use crate::platform::Appliance;
 use crate::service::Service;
+use crate::syslog::{Syslog, Target};
 use crate::text::chain;
 
-/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor.
+/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor, `hostd config --help`
+/// explains and checks mote.toml.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Built-in configuration.
-    #[arg(long, default_value = "/system/config/mote.toml")]
-    config: PathBuf,
-    /// What init found at this boot; mote.* kernel options in it override the configuration.
+    /// A mote.toml in place of that on the configuration partition.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// What init found at this boot.
     #[arg(long, default_value = "/run/mote/boot.toml")]
     boot: PathBuf,
+    /// The layers of the configuration that init found.
+    #[arg(long, default_value = mote_config::SOURCES_PATH)]
+    layers: PathBuf,
     /// Version of the system image.
     #[arg(long, default_value = "/system/version")]
     version_file: PathBuf,
@@ -62,6 +76,9 @@ fn main() -> ExitCode {
     let rest: Vec<OsString> = arguments.collect();
     if rest.first().is_some_and(|first| first == "monitor") {
         return mote_monitor::cli::main(rest);
+    }
+    if rest.first().is_some_and(|first| first == "config") {
+        return config::cli::main(rest);
     }
     let arguments = Arguments::parse_from(std::iter::once(program).chain(rest));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -79,22 +96,26 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> ExitCode {
     let (facts, boot_problem) = BootFacts::read(&arguments.boot);
-    let (config, config_problem) = match configuration(&arguments.config, &facts) {
+    let files = Files { layers: arguments.layers.clone(), partition: arguments.config.clone() };
+    let (resolved, config, config_problems) = match configuration(&files) {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("{}", chain(&error));
+            eprintln!("{}", chain(&*error));
             return ExitCode::FAILURE;
         }
     };
     start_log(&config.log.level);
-    for problem in boot_problem.iter().chain(&config_problem) {
+    for problem in boot_problem.iter().chain(&config_problems) {
         tracing::warn!("{problem}");
     }
+    let version = Version::read(&arguments.version_file);
+    let subject = answer_init(&version);
     // What a hostd that crashed has left.
     sandbox::Groups::of_machine().clear().await;
-    let version = Version::read(&arguments.version_file);
-    let mut problems: Vec<String> = config_problem.into_iter().collect();
-    let networks = Networks::new(layout(&config, &arguments.config, &facts));
+    let mut problems = config_problems;
+    // The data disk has a component of its own.
+    problems.extend(facts.problems.iter().filter(|problem| !problem.starts_with("data: ")).cloned());
+    let networks = Networks::new(layout(&resolved, &config));
     if let Some(problem) = networks.problem() {
         tracing::error!("{problem}");
     }
@@ -114,7 +135,17 @@ async fn run(arguments: &Arguments) -> ExitCode {
     if !Path::new("/dev/kvm").exists() {
         problems.push("No /dev/kvm: the CPU has no virtualisation, or the firmware turned it off".to_owned());
     }
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, arguments.boot.clone()));
+    let syslog = send_log(&config, &mut problems);
+    let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
+    let places = bundle::Places {
+        root: PathBuf::from("/"),
+        config: PathBuf::from("/system/config/mote.toml"),
+        boot: arguments.boot.clone(),
+        version: arguments.version_file.clone(),
+        run: config.paths.run.clone(),
+    };
+    let operation = Operation::new(crashes, syslog, places);
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, operation, files));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,
@@ -124,6 +155,8 @@ async fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     tracing::info!(address = %config.api.listen, "Serving");
+    // Only now: before, nobody was answered.
+    let _ = subject.set(Arc::clone(&appliance));
     serve_until_told(listener, &appliance, &config).await;
     if let Some(service) = service {
         service.loaders.stop();
@@ -135,6 +168,19 @@ async fn run(arguments: &Arguments) -> ExitCode {
         tracing::info!(evicted, "Stopped");
     }
     ExitCode::SUCCESS
+}
+
+/// Has init's questions after our health answered, if it was init that started us.
+fn answer_init(version: &Version) -> health::Subject {
+    let subject = health::Subject::default();
+    match health::socket() {
+        Ok(None) => {}
+        Ok(Some(socket)) => {
+            tokio::spawn(health::answer(socket, version.version.clone(), Arc::clone(&subject)));
+        }
+        Err(error) => tracing::error!(%error, "Cannot answer init"),
+    }
+    subject
 }
 
 async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, config: &Config) {
@@ -161,31 +207,43 @@ async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, con
     }
 }
 
-/// The configuration with the kernel command line's options, or without them and the reason why.
-fn configuration(path: &Path, facts: &BootFacts) -> Result<(Config, Option<String>), config::ConfigError> {
-    match Config::load(path, facts.options()) {
-        Ok(config) => Ok((config, None)),
-        // A box with a mistyped option stays reachable and says so.
-        Err(error) => {
-            Ok((Config::load(path, [])?, Some(format!("Kernel options ignored: {}", chain(&error)))))
-        }
-    }
+/// All layers together, this service's part of them, and what is wrong with layers that were left out: a box with a
+/// mistyped option stays reachable and says so.
+fn configuration(files: &Files) -> Result<(Resolved, Config, Vec<String>), Box<dyn std::error::Error>> {
+    let (resolved, unread) = files.gather()?;
+    let config = Config::of(&resolved)?;
+    let problems = unread.into_iter().chain(resolved.problems()).collect();
+    Ok((resolved, config, problems))
 }
 
-/// What `[network]` means, or all that is wrong with it, with lines where it is the file that says so.
-fn layout(config: &Config, path: &Path, facts: &BootFacts) -> Result<Layout, String> {
-    let (origin, text) = match facts.options().any(|(key, _)| key.starts_with("network.")) {
-        true => ("Kernel options".to_owned(), String::new()),
-        false => (path.display().to_string(), std::fs::read_to_string(path).unwrap_or_default()),
-    };
-    let layout = config.network.layout(&origin, &text);
-    layout.map_err(|mistakes| format!("No networks for functions: {}", mistakes.join("; ")))
+/// What `[network]` means. If a layer that was left out has something to say of it, functions are served without networks:
+/// with those of the other layers, a machine could have another one's number, and a tenant another policy.
+fn layout(resolved: &Resolved, config: &Config) -> Result<Layout, String> {
+    let mistakes = resolved.network_problems();
+    if !mistakes.is_empty() {
+        return Err(format!("No networks for functions: {}", mistakes.join("; ")));
+    }
+    config.network.layout().map_err(|error| format!("No networks for functions: {}", chain(&error)))
 }
 
 fn start_log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_new(level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
+}
+
+/// Sends the machine's log elsewhere, if it is to be sent.
+fn send_log(config: &Config, problems: &mut Vec<String>) -> Option<Syslog> {
+    if config.log.remote.is_empty() {
+        return None;
+    }
+    match Target::read(&config.log.remote, &config.log.remote_ca) {
+        Ok(target) => Some(Syslog::start(target, &config.paths.run)),
+        Err(error) => {
+            problems.push(format!("The log is not sent: {}", chain(&error)));
+            None
+        }
+    }
 }
 
 async fn open_store(config: &Config, facts: &BootFacts) -> Result<Store, String> {

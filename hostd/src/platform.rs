@@ -2,14 +2,15 @@
 
 mod words;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use mote_api::{
-    Account, ApiError, Caller, Component, CreateFunction, Function, FunctionPage, Health, InvokeReply,
-    InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration, Wishes,
+    Account, ApiError, Bundle, Caller, Component, CreateFunction, Function, FunctionPage, Health,
+    InvokeReply, InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration,
+    Wishes,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,7 +20,9 @@ use uuid::Uuid;
 
 use crate::boot::BootFacts;
 use crate::census::Census;
+use crate::config::{self, Files, SetError};
 use crate::deploy::{self, DeployError};
+use crate::operation::Operation;
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
 use crate::service::{Service, blocking};
@@ -42,7 +45,8 @@ pub struct Appliance {
     service: Option<Arc<Service>>,
     problems: Vec<String>,
     version: Version,
-    boot_file: PathBuf,
+    operation: Operation,
+    configuration: Files,
     started: Instant,
     draining: AtomicBool,
 }
@@ -53,10 +57,11 @@ impl Appliance {
         service: Option<Arc<Service>>,
         problems: Vec<String>,
         version: Version,
-        boot_file: PathBuf,
+        operation: Operation,
+        configuration: Files,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { service, problems, version, boot_file, started: Instant::now(), draining }
+        Self { service, problems, version, operation, configuration, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -379,6 +384,12 @@ impl Platform for Appliance {
             let (ok, reason) = (problem.is_none(), problem.unwrap_or_default());
             components.push(Component { name: "network".to_owned(), ok, reason });
         }
+        // Read again, from memory: init writes it anew when something changes.
+        let (facts, _) = BootFacts::read(self.operation.boot_file());
+        if !facts.boot_id.is_empty() {
+            let (ok, reason) = (facts.clock_ok, facts.clock_problem);
+            components.push(Component { name: "clock".to_owned(), ok, reason });
+        }
         let draining = self.draining.load(Ordering::Acquire);
         if draining {
             let reason = "The machine is shutting down".to_owned();
@@ -394,6 +405,7 @@ impl Platform for Appliance {
             "uptime_s": self.started.elapsed().as_secs(),
             "unix_ms": unix_ms(),
             "problems": self.problems,
+            "syslog": self.operation.syslog(),
         });
         let (Some(service), Some(fields)) = (&self.service, status.as_object_mut()) else { return status };
         let (run, staged) = (service.config.paths.run.clone(), service.config.paths.data.join("tmp"));
@@ -401,7 +413,7 @@ impl Platform for Appliance {
         let store = service.store.clone();
         let space = service::blocking(move || store.space()).await.ok();
         // Read again: init writes it anew when the address changes.
-        let (facts, _) = BootFacts::read(&self.boot_file);
+        let (facts, _) = BootFacts::read(self.operation.boot_file());
         fields.insert("boot_id".to_owned(), json!(facts.boot_id));
         fields.insert("address".to_owned(), json!(facts.address));
         fields.insert("clock".to_owned(), json!(facts.clock));
@@ -413,6 +425,27 @@ impl Platform for Appliance {
             json!(space.map(|space| json!({"total_bytes": space.total, "free_bytes": space.free}))),
         );
         status
+    }
+
+    async fn configuration(&self) -> String {
+        let files = self.configuration.clone();
+        match tokio::task::spawn_blocking(move || files.gather()).await {
+            Ok(Ok((resolved, unread))) => config::shown(&resolved, unread),
+            Ok(Err(error)) => format!("# {}\n", chain(&error)),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+
+    async fn configure(&self, _: &Caller, text: Bytes) -> Result<usize, ApiError> {
+        self.writable()?;
+        let files = self.configuration.clone();
+        let set = tokio::task::spawn_blocking(move || files.set(&text)).await;
+        match set.map_err(|error| ApiError::Service(error.to_string()))? {
+            Ok(keys) => Ok(keys),
+            Err(error @ SetError::Mistakes(_)) => Err(ApiError::InvalidParameterValue(error.to_string())),
+            Err(error @ SetError::Off) => Err(ApiError::AccessDenied(error.to_string())),
+            Err(error) => Err(ApiError::Service(chain(&error))),
+        }
     }
 
     async fn sandboxes(&self) -> Value {
@@ -477,6 +510,37 @@ impl Platform for Appliance {
     async fn logs(&self, _: &Caller, function: &str, limit: usize) -> Result<Vec<String>, ApiError> {
         self.find(function).await?;
         Ok(self.service()?.logs.get(function).map(|log| log.last(limit)).unwrap_or_default())
+    }
+
+    async fn crashes(&self) -> Result<Value, ApiError> {
+        Ok(json!(self.operation.crashes.list().await?))
+    }
+
+    async fn crash(&self, id: &str) -> Result<Value, ApiError> {
+        Ok(json!(self.operation.crashes.get(id).await?))
+    }
+
+    async fn remove_crash(&self, id: &str) -> Result<(), ApiError> {
+        self.operation.crashes.remove(id).await
+    }
+
+    async fn bundle(&self) -> Result<Bundle, ApiError> {
+        let functions = match &self.service {
+            Some(service) => {
+                let store = service.store.clone();
+                blocking(move || store.functions().map(|all| json!(all))).await.unwrap_or_default()
+            }
+            None => Value::Null,
+        };
+        let told = vec![
+            ("hostd/health.json", json!(self.health().await)),
+            ("hostd/status.json", self.status().await),
+            ("hostd/sandboxes.json", self.sandboxes().await),
+            ("hostd/snapshots.json", self.snapshots().await.unwrap_or_default()),
+            ("hostd/functions.json", functions),
+            ("config/effective.json", json!(self.configuration().await.lines().collect::<Vec<_>>())),
+        ];
+        self.operation.bundle(told).await
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

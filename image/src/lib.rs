@@ -2,7 +2,8 @@
 //!
 //! The parts, in the order in which an image is made: [`kernel`] builds both kernels from Debian's
 //! source package, [`runtime`] makes the root file system of the microVMs, [`assemble`] puts those, our
-//! own binaries and [`tools`] into the system disk and the initramfs, [`qemu`] boots the result.
+//! own binaries and [`tools`] into the system disk and the initramfs, [`qemu`] boots the result. [`disk_image`]
+//! makes of it the one disk that boots by itself.
 //! Nothing here needs root, loop devices or mounts. What is expensive is made once and kept by the hash
 //! of what it is made from ([`cache`]).
 
@@ -10,6 +11,7 @@ pub mod assemble;
 pub mod cache;
 pub mod debian;
 pub mod disk;
+pub mod disk_image;
 pub mod elf;
 pub mod erofs;
 pub mod files;

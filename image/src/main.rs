@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,9 +12,11 @@ use mote_image::cache::Cache;
 use mote_image::progress::{elapsed, say};
 use mote_image::project::{Manifest, Project};
 use mote_image::qemu::accel::Accelerator;
+use mote_image::qemu::medium::{BootDisk, Bus, Firmware};
 use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
-use mote_image::{assemble, disk, files, kernel};
+use mote_image::{assemble, disk, disk_image, files, kernel};
+use mote_layout::Layout;
 use serde_json::json;
 
 /// Assembles Mote's bootable image and runs it in QEMU.
@@ -37,6 +40,22 @@ enum Action {
     },
     /// Build the kernels only, and print where they are.
     Kernels,
+    /// Make of the image one disk that boots by itself, with a BIOS or UEFI.
+    ///
+    /// Takes kernel, initramfs and system from dist/ (`make image` makes them) and puts them with GRUB into one sparse
+    /// disk image: GPT with the partitions of config/layout.toml, the system in the first slot, the second slot and the
+    /// data partition blank. The same parts give the same bytes. No root, loop devices or mounts are needed; GRUB comes
+    /// from the Debian packages of image/boot/packages.list, which are downloaded once and not installed.
+    ///
+    /// Write it to a disk of at least 2 GiB, which loses all that is on it:
+    ///
+    ///     dd if=dist/mote-x86_64.img of=/dev/DISK bs=4M conv=fsync
+    ///
+    /// or try it: qemu-system-x86_64 -m 2048 -nographic -drive format=raw,file=dist/mote-x86_64.img
+    ///
+    /// docs/DISK.md says what is on it.
+    #[command(verbatim_doc_comment)]
+    Disk(DiskArgs),
     /// Boot the image and stay; Ctrl-C powers it off.
     Run(RunArgs),
     /// Print how `run` would start QEMU, for programs that start it themselves.
@@ -66,6 +85,15 @@ struct MachineArgs {
     /// Begin with a blank data disk: what is on it now is lost.
     #[arg(long)]
     fresh: bool,
+    /// Boot this disk instead, which `disk` made and on which everything is; it is written to.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "no_data", "fresh", "data_throttle", "append"])]
+    disk: Option<PathBuf>,
+    /// What looks for a boot loader on that disk.
+    #[arg(long, value_enum, default_value = "bios", requires = "disk")]
+    firmware: FirmwareArg,
+    /// How that disk is attached.
+    #[arg(long, value_enum, default_value = "virtio", requires = "disk")]
+    bus: BusArg,
     /// Let the data disk be read no faster than this many bytes and requests a second, such as 64M:11400.
     #[arg(long, value_name = "BPS:IOPS")]
     data_throttle: Option<Throttle>,
@@ -87,6 +115,25 @@ struct MachineArgs {
     /// End when the appliance reboots.
     #[arg(long)]
     no_reboot: bool,
+}
+
+#[derive(Args)]
+struct DiskArgs {
+    /// The file. [default: dist/mote-x86_64.img]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Becomes mote.toml on the configuration partition.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Leave GRUB out: for machines that start kernel and initramfs by other means. Needs no packages.
+    #[arg(long)]
+    no_loader: bool,
+    /// Added to the kernel command line; may be repeated.
+    #[arg(long)]
+    append: Vec<String>,
+    /// For a machine that QEMU emulates with so many processors: its kernel is told what `run` tells it.
+    #[arg(long, value_name = "PROCESSORS")]
+    emulated: Option<u32>,
 }
 
 #[derive(Args)]
@@ -117,6 +164,19 @@ struct QemuArgs {
     /// As a JSON list of arguments, the program first.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FirmwareArg {
+    Bios,
+    Uefi,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BusArg {
+    Virtio,
+    Nvme,
+    Ahci,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -164,6 +224,7 @@ fn act(cli: Cli) -> Outcome {
             }
             Ok(())
         }
+        Action::Disk(args) => make_disk(&project, &args),
         Action::Run(args) => run(&project, &args),
         Action::QemuArgs(args) => print_arguments(&project, &args),
         Action::Data { out, size } => Ok(disk::blank_data(&out, size, &seed())?),
@@ -179,6 +240,45 @@ fn build(project: &Project, binaries: Option<&Path>) -> Outcome {
         let size = std::fs::metadata(&file)?.len();
         say(&format!("{:>5} MiB  {}", size.div_ceil(1 << 20), file.display()));
     }
+    Ok(())
+}
+
+fn make_disk(project: &Project, args: &DiskArgs) -> Outcome {
+    let start = Instant::now();
+    let manifest = project.image()?;
+    let layout = Layout::built_in()?;
+    let loader = if args.no_loader {
+        None
+    } else {
+        let list = project.file("image/boot/packages.list");
+        let menu = files::read_text(&project.file("image/boot/grub.cfg"))?;
+        let script = disk_image::loader::configuration(&layout, &menu)?;
+        Some(disk_image::loader::ensure(&Cache::open()?, &list, &layout, script)?)
+    };
+    let mut append = args.append.clone();
+    if let Some(processors) = args.emulated {
+        append.extend(Accelerator::Tcg.kernel_options(processors));
+    }
+    let parts = disk_image::parts::Parts {
+        layout: &layout,
+        project,
+        manifest: &manifest,
+        config: args.config.as_deref(),
+        append: &append,
+    };
+    let pieces = disk_image::parts::pieces(&parts, loader.as_ref())?;
+    let out = args.out.clone().unwrap_or_else(|| project.dist().join("mote-x86_64.img"));
+    disk_image::write(&out, &layout, loader.as_ref().map(|loader| &loader.boot_code), &pieces)?;
+    let used = std::fs::metadata(&out)?.blocks() * 512;
+    say(&format!(
+        "disk of {} ({}) made in {}: {} MiB, {} of them used",
+        manifest.version,
+        manifest.build,
+        elapsed(start.elapsed()),
+        layout.image_size() >> 20,
+        used.div_ceil(1 << 20)
+    ));
+    println!("{}", out.display());
     Ok(())
 }
 
@@ -233,7 +333,22 @@ fn machine(
         Some(AccelArg::Tcg) => (Accelerator::Tcg, "emulated, as asked".to_owned()),
         None => Accelerator::choose(),
     };
-    let data = match (&args.data, args.no_data) {
+    let boot_disk = match &args.disk {
+        None => None,
+        Some(path) => Some(BootDisk {
+            image: std::path::absolute(path)?,
+            firmware: match args.firmware {
+                FirmwareArg::Bios => Firmware::Bios,
+                FirmwareArg::Uefi => Firmware::Uefi,
+            },
+            bus: match args.bus {
+                BusArg::Virtio => Bus::Virtio,
+                BusArg::Nvme => Bus::Nvme,
+                BusArg::Ahci => Bus::Ahci,
+            },
+        }),
+    };
+    let data = match (&args.data, args.no_data || boot_disk.is_some()) {
         (_, true) => None,
         (Some(path), _) => Some(std::path::absolute(path)?),
         (None, _) => Some(project.data_disk()),
@@ -248,6 +363,7 @@ fn machine(
         append: args.append.clone(),
         system: project.system_disk(),
         data,
+        boot_disk,
         data_throttle: args.data_throttle,
         port: args.port,
         serial,

@@ -55,8 +55,8 @@ pub struct SetError {
     source: rustix::io::Errno,
 }
 
-/// Reads, decides and sets; says what the clock is from, for people.
-pub fn set() -> Result<String, SetError> {
+/// Reads, decides and sets; whether what it is from is sound, and what that is, for people.
+pub fn set() -> Result<(bool, String), SetError> {
     let kernel = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let rtc = std::fs::read_to_string("/sys/class/rtc/rtc0/since_epoch")
         .ok()
@@ -68,12 +68,13 @@ pub fn set() -> Result<String, SetError> {
         let spec = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 };
         clock_settime(ClockId::Realtime, spec).map_err(|source| SetError { seconds, source })?;
     }
-    Ok(match (decision.source, rtc) {
+    let from = match (decision.source, rtc) {
         (Source::Kernel, Some(_)) | (Source::Rtc, _) => "rtc".to_owned(),
         (Source::Kernel, None) => "kernel".to_owned(),
         (Source::Floor, Some(_)) => "build time (the hardware clock is wrong)".to_owned(),
         (Source::Floor, None) => "build time (no hardware clock)".to_owned(),
-    })
+    };
+    Ok((decision.source != Source::Floor, from))
 }
 
 /// Time since the kernel started.

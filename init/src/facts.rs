@@ -1,6 +1,5 @@
 //! What hostd is told: `/run/mote/boot.toml`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -21,12 +20,14 @@ pub struct Facts {
     pub address: String,
     /// What the clock was set by.
     pub clock: String,
+    /// Whether it is believed to be right: from a hardware clock that is sound, or from the network.
+    pub clock_ok: bool,
+    /// What is to be said of it; empty: nothing.
+    pub clock_problem: String,
     /// What went wrong during boot, one sentence each.
     pub problems: Vec<String>,
     /// The data disk.
     pub data: Report,
-    /// Options for hostd from the kernel command line.
-    pub options: BTreeMap<String, String>,
 }
 
 impl Facts {
@@ -57,7 +58,7 @@ mod tests {
         let facts = Facts {
             boot_id: "b".to_owned(),
             address: "10.0.2.15".to_owned(),
-            options: [("sandbox.vcpus".to_owned(), "2 \"x\"".to_owned())].into(),
+            problems: vec!["2 \"x\"".to_owned()],
             ..Facts::default()
         };
         facts.write_to(&path);
@@ -66,6 +67,6 @@ mod tests {
         assert_eq!(read["address"].as_str(), Some("10.0.2.15"));
         assert_eq!(read["data"]["state"].as_str(), Some("absent"));
         assert_eq!(read["data"]["formatted"].as_bool(), Some(false));
-        assert_eq!(read["options"]["sandbox.vcpus"].as_str(), Some("2 \"x\""));
+        assert_eq!(read["problems"][0].as_str(), Some("2 \"x\""));
     }
 }

@@ -12,19 +12,24 @@ pub mod backoff;
 pub mod boot;
 pub mod clock;
 pub mod cmdline;
+pub mod configuration;
+pub mod crash;
 pub mod disk;
 pub mod facts;
 pub mod log;
 pub mod machine;
 pub mod net;
+pub mod ntp;
 pub mod options;
 pub mod panic;
 pub mod reason;
+pub mod screen;
 pub mod sequence;
 pub mod service;
 pub mod stop;
 pub mod sys;
 pub mod text;
+pub mod watchdog;
 
 use std::sync::Arc;
 
@@ -69,8 +74,8 @@ pub fn run() -> ! {
 async fn live(cmdline: Cmdline) -> ! {
     let (sink, mut stops) = mpsc::channel(STOPS);
     let machine = Arc::new(Machine::new(cmdline, sink));
-    for complaint in &machine.options.complaints {
-        log::line(complaint);
+    for problem in machine.configuration.resolved().problems() {
+        log::line(&problem);
     }
     match Signals::install() {
         Ok(signals) => {
@@ -79,6 +84,7 @@ async fn live(cmdline: Cmdline) -> ! {
         }
         Err(error) => log::line(&text::chain(&error)),
     }
+    tokio::spawn(screen::run(Arc::clone(&machine)));
     let boot = tokio::spawn(boot::run(Arc::clone(&machine)));
     // The machine holds a sender, so the channel never closes.
     let stop = match stops.recv().await {

@@ -24,6 +24,8 @@ pub enum Cause {
     Signal(&'static str),
     /// The power supply is about to fail.
     PowerFailure,
+    /// The system of this slot is not good: another is to be started.
+    Slot(&'static str),
 }
 
 /// A request to stop.
@@ -61,6 +63,7 @@ impl fmt::Display for Stop {
         match self.cause {
             Cause::Button => write!(f, "{}: power button", self.action),
             Cause::Signal(name) => write!(f, "{}: {name}", self.action),
+            Cause::Slot(name) => write!(f, "{}: slot {name} is not good", self.action),
             Cause::PowerFailure => write!(f, "{}: power failure", self.action),
         }
     }

@@ -56,10 +56,12 @@ pub const SEQUENCE: &[Phase] = &[
 /// Stops the machine. Does not return.
 pub async fn run(machine: Arc<Machine>, stop: Stop) -> ! {
     log::step(&format!("stopping: {stop}"), true);
+    machine.watchdog.stopping();
     deadline(stop.action);
     crate::sequence::run(SEQUENCE, &machine).await;
     log::step(&stop.action.to_string(), true);
     log::drain(SECOND);
+    machine.watchdog.close();
     now(stop.action)
 }
 

@@ -46,10 +46,12 @@ class Appliance:
 
     options: settings for the kernel command line, `{"sandbox.idle_timeout_s": 5}`.
     verbose: everything init notes stands on the console, not only what a person should see.
+    disk: an image that boots by itself, with this firmware, on this bus; the options are those it was made with.
     """
 
     def __init__(self, *, port: int | None = None, memory_mb: int | None = None, data_mb: int | None = None,
-                 options: dict | None = None, verbose: bool = False, no_data: bool = False):
+                 options: dict | None = None, verbose: bool = False, no_data: bool = False,
+                 disk: Path | None = None, firmware: str = "bios", bus: str = "virtio"):
         self.folder = Path(tempfile.mkdtemp(prefix="mote-"))
         self.port = port or free_port()
         self.data = self.folder / "data.img"
@@ -60,6 +62,7 @@ class Appliance:
         self._options = dict(options or {})
         self._verbose = verbose
         self._no_data = no_data
+        self._disk = ["--disk", str(disk), "--firmware", firmware, "--bus", bus] if disk else []
         self._process: subprocess.Popen | None = None
         self._boots = 0
 
@@ -85,7 +88,10 @@ class Appliance:
         wishes = [
             "qemu-args", "--json", "--port", str(self.port), "--serial", str(self.serial), "--qmp", str(self._qmp),
         ]
-        wishes += ["--no-data"] if self._no_data else ["--data", str(self.data)]
+        if self._disk:
+            wishes += self._disk
+        else:
+            wishes += ["--no-data"] if self._no_data else ["--data", str(self.data)]
         if self._memory_mb:
             wishes += ["--memory-mib", str(self._memory_mb)]
         if self._data_mb:

@@ -8,7 +8,7 @@
 //! | Lambda REST API | `/2015-03-31/functions…` |
 //! | plain HTTP | `/function/{name}`, any method, any sub-path: [`web`] |
 //! | health | `/healthz`, `/readyz` |
-//! | the machine | `/system/status`, `/system/sandboxes`, `/system/logs`, `/system/shutdown`, `/system/reboot` |
+//! | the machine | `/system/status`, `/system/config`, `/system/sandboxes`, `/system/logs`, `/system/crashes`, `/system/shutdown`, … |
 
 mod app;
 mod body;
@@ -17,6 +17,7 @@ mod error;
 mod invoke;
 mod lambda;
 mod name;
+mod operate;
 mod platform;
 mod reply;
 mod serve;
@@ -37,6 +38,7 @@ pub use error::{ApiError, ThrottleReason};
 pub use lambda::TagChange;
 pub use platform::Platform;
 pub use serve::{ServeError, ServeLimits, serve};
+pub use time::rfc3339;
 pub use types::*;
 pub use wishes::Wishes;
 
@@ -58,11 +60,15 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/system/status"),
+    ("GET, PUT", "/system/config"),
     ("GET, DELETE", "/system/sandboxes"),
     ("GET", "/system/snapshots"),
     ("POST", "/system/snapshots/{name}/record"),
     ("POST", "/system/snapshots/{name}/evict-cache"),
     ("GET", "/system/logs?function={name}&limit={lines}"),
+    ("GET", "/system/bundle"),
+    ("GET", "/system/crashes"),
+    ("GET, DELETE", "/system/crashes/{id}"),
     ("POST", "/system/shutdown"),
     ("POST", "/system/reboot"),
 ];

@@ -2,13 +2,14 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::lambda::TagChange;
 use crate::types::{
-    Account, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply, InvokeRequest,
-    Limits, Provisioned, UpdateCode, UpdateConfiguration,
+    Account, Bundle, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply,
+    InvokeRequest, Limits, Provisioned, UpdateCode, UpdateConfiguration,
 };
 
 /// The machine behind the front door. Implementations write plain `async fn`s.
@@ -118,6 +119,14 @@ pub trait Platform: Send + Sync + 'static {
     /// Version, uptime and counts (processes, files, mounts, sandboxes, memory …) as a JSON object.
     fn status(&self) -> impl Future<Output = Value> + Send;
 
+    /// The configuration in the form of `mote.toml`, each value with the layer it comes from. No secrets.
+    fn configuration(&self) -> impl Future<Output = String> + Send;
+
+    /// Puts a text in the form of `mote.toml` in place of what was set this way before, and says how many keys it sets. It
+    /// takes effect when the machine starts again.
+    fn configure(&self, caller: &Caller, text: Bytes)
+    -> impl Future<Output = Result<usize, ApiError>> + Send;
+
     /// The sandboxes there are, as a JSON array.
     fn sandboxes(&self) -> impl Future<Output = Value> + Send;
 
@@ -148,6 +157,18 @@ pub trait Platform: Send + Sync + 'static {
         function: &str,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<String>, ApiError>> + Send;
+
+    /// The crashes there is a record of, oldest first, as a JSON array.
+    fn crashes(&self) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// The record of one crash, as a JSON object; [`ApiError::ResourceNotFound`] when there is none.
+    fn crash(&self, id: &str) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Removes the record of a crash; [`ApiError::ResourceNotFound`] when there is none.
+    fn remove_crash(&self, id: &str) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Begins to write a support bundle, which holds no secrets.
+    fn bundle(&self) -> impl Future<Output = Result<Bundle, ApiError>> + Send;
 
     /// Begins to switch the machine off and returns.
     fn shutdown(&self) -> impl Future<Output = Result<(), ApiError>> + Send;

@@ -29,6 +29,11 @@ pub(crate) fn lambda(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}+0000", unix_ms % 1000)
 }
 
+/// As in RFC 3339, in UTC: `2024-05-01T12:34:56.789Z`.
+pub fn rfc3339(unix_ms: u64) -> String {
+    lambda(unix_ms).replace("+0000", "Z")
+}
+
 /// As in an access log, which is what `requestContext.time` holds: `01/May/2024:12:34:56 +0000`.
 pub(crate) fn common_log(unix_ms: u64) -> String {
     let (year, month, day) = date(unix_ms / 1000 / DAY);

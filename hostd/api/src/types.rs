@@ -34,6 +34,15 @@ impl Identity {
     }
 }
 
+/// A support bundle that is being written: an archive.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Name of the file it may be kept as.
+    pub name: String,
+    /// Its pieces. An error: what came before is not the whole.
+    pub pieces: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>,
+}
+
 /// Who asks, as far as the request says. Signatures are not verified yet: this names, it does not prove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {

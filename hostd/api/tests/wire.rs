@@ -183,6 +183,12 @@ async fn the_machine_can_be_asked_and_told() {
     assert_eq!(get(&server, "/system/sandboxes").await.json().as_array().unwrap().len(), 3);
     assert_eq!(send(&server, "DELETE", "/system/sandboxes", "", b"").await.json(), json!({ "evicted": 3 }));
     assert_eq!(get(&server, "/system/sandboxes").await.json(), json!([]));
+    let shown = get(&server, "/system/config").await;
+    assert_eq!((shown.status, shown.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    let set = send(&server, "PUT", "/system/config", "", b"[sandbox]\nvcpus = 2\n").await;
+    assert_eq!(set.json(), json!({ "keys": 2, "effect": "when the machine starts again" }));
+    let wrong = send(&server, "PUT", "/system/config", "", b"\xff").await;
+    wrong.assert_error(400, "InvalidParameterValueException");
     for target in ["/system/logs?function=f&limit=2", "/system/logs/f?limit=2"] {
         let logs = get(&server, target).await.json();
         let lines = logs["lines"].as_array().unwrap();
@@ -200,7 +206,12 @@ async fn the_machine_can_be_asked_and_told() {
 #[tokio::test]
 async fn foreign_web_pages_do_not_change_the_machine() {
     let server = Server::start().await;
-    let changes = [("POST", "/system/shutdown"), ("POST", "/system/reboot"), ("DELETE", "/system/sandboxes")];
+    let changes = [
+        ("POST", "/system/shutdown"),
+        ("POST", "/system/reboot"),
+        ("DELETE", "/system/sandboxes"),
+        ("PUT", "/system/config"),
+    ];
     for foreign in [
         "Sec-Fetch-Site: cross-site",
         "Sec-Fetch-Site: same-site",
@@ -230,6 +241,36 @@ async fn foreign_web_pages_do_not_change_the_machine() {
         "Origin: https://box:8080\r\n",
     ] {
         assert_eq!(send(&server, "DELETE", "/system/sandboxes", own, b"").await.status, 200, "{own}");
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_comes_in_pieces() {
+    let server = Server::start().await;
+    let answer = get(&server, "/system/bundle").await;
+    assert_eq!(answer.header("content-type"), Some("application/x-tar"));
+    assert_eq!(answer.header("content-disposition"), Some("attachment; filename=\"bundle.tar\""));
+    // As it came: in chunks, and whole.
+    assert_eq!(
+        answer.body,
+        b"5\r\npiece\r\n".repeat(3).into_iter().chain(*b"0\r\n\r\n").collect::<Vec<u8>>()
+    );
+}
+
+#[tokio::test]
+async fn crashes_are_listed_shown_and_removed() {
+    let server = Server::start().await;
+    assert_eq!(get(&server, "/system/crashes").await.json(), json!({ "crashes": [] }));
+    let crash = json!({ "kind": "kernel", "reason": "panic" });
+    server.platform.crashes.lock().unwrap().insert("7-kernel-0".to_owned(), crash.clone());
+    assert_eq!(get(&server, "/system/crashes").await.json(), json!({ "crashes": ["7-kernel-0"] }));
+    assert_eq!(get(&server, "/system/crashes/7-kernel-0").await.json(), crash);
+    let foreign = "Origin: http://evil.example\r\n";
+    let answer = send(&server, "DELETE", "/system/crashes/7-kernel-0", foreign, b"").await;
+    answer.assert_error(403, "AccessDeniedException");
+    assert_eq!(send(&server, "DELETE", "/system/crashes/7-kernel-0", "", b"").await.status, 204);
+    for target in ["/system/crashes/7-kernel-0", "/system/crashes/..%2f..%2fetc"] {
+        get(&server, target).await.assert_error(404, "ResourceNotFoundException");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Boots an image in QEMU.
 
 pub mod accel;
+pub mod medium;
 pub mod qmp;
 pub mod ready;
 pub mod run;
@@ -9,6 +10,7 @@ pub mod throttle;
 use std::path::{Path, PathBuf};
 
 use accel::Accelerator;
+use medium::{BootDisk, Bus};
 use throttle::Throttle;
 
 /// The emulator, from Debian's package `qemu-system-x86`.
@@ -50,6 +52,8 @@ pub struct Machine {
     pub system: PathBuf,
     /// Data disk; without one the appliance says that it has none.
     pub data: Option<PathBuf>,
+    /// The one disk it boots from and has; then kernel, initramfs, command line, system and data disk are not used.
+    pub boot_disk: Option<BootDisk>,
     /// How slow reading the data disk is.
     pub data_throttle: Option<Throttle>,
     /// Port of 127.0.0.1 that leads to the front door.
@@ -66,14 +70,46 @@ impl Machine {
     /// The whole command, program first.
     #[must_use]
     pub fn command(&self) -> Vec<String> {
-        let mut command = vec![PROGRAM.to_owned()];
-        let mut add = |words: &[&str]| command.extend(words.iter().map(|word| (*word).to_owned()));
-        add(&["-name", "mote", "-nodefaults", "-no-user-config", "-display", "none"]);
-        add(&["-machine", "q35"]);
-        add(self.accelerator.arguments());
-        let processors = self.accelerator.processors(self.cpus);
-        add(&["-m", &self.memory_mib.to_string(), "-smp", &processors.to_string()]);
-        add(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initramfs)]);
+        let mut command =
+            words(&[PROGRAM, "-name", "mote", "-nodefaults", "-no-user-config", "-display", "none"]);
+        let bus = self.boot_disk.as_ref().map_or(Bus::Virtio, |disk| disk.bus);
+        command.extend(words(&["-machine", bus.machine()]));
+        command.extend(words(self.accelerator.arguments()));
+        let processors = self.accelerator.processors(self.cpus).to_string();
+        command.extend(words(&["-m", &self.memory_mib.to_string(), "-smp", &processors]));
+        command.extend(match &self.boot_disk {
+            Some(disk) => Self::one_disk(disk),
+            None => self.kernel_and_disks(),
+        });
+        let mut add = |more: &[&str]| command.extend(words(more));
+        let net = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_PORT}", self.port);
+        add(&["-netdev", &net, "-device", "virtio-net-pci,netdev=net0,romfile="]);
+        add(&["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]);
+        let serial = match &self.serial {
+            Serial::File(path) => format!("file,id=serial0,path={}", value(path)),
+            Serial::Stdio(log) => format!("stdio,id=serial0,signal=off,logfile={}", value(log)),
+        };
+        add(&["-chardev", &serial, "-serial", "chardev:serial0"]);
+        if let Some(socket) = &self.qmp {
+            add(&["-qmp", &format!("unix:{},server=on,wait=off", value(socket))]);
+        }
+        if self.no_reboot {
+            add(&["-no-reboot"]);
+        }
+        command
+    }
+
+    fn one_disk(disk: &BootDisk) -> Vec<String> {
+        let drive =
+            format!("if=none,id=mote,format=raw,cache=writeback,discard=unmap,file={}", value(&disk.image));
+        let mut command = disk.firmware.arguments();
+        command.extend(words(&["-drive", &drive, "-device", &disk.bus.device("mote")]));
+        command
+    }
+
+    fn kernel_and_disks(&self) -> Vec<String> {
+        let mut command = words(&["-kernel", &text(&self.kernel), "-initrd", &text(&self.initramfs)]);
+        let mut add = |more: &[&str]| command.extend(words(more));
         let mut cmdline = vec![self.cmdline.clone()];
         cmdline.extend(self.accelerator.kernel_options(self.cpus));
         cmdline.extend(self.append.iter().cloned());
@@ -92,20 +128,6 @@ impl Machine {
             }
             add(&["-drive", &data, "-device", "virtio-blk-pci,drive=data,serial=mote-data"]);
         }
-        let net = format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_PORT}", self.port);
-        add(&["-netdev", &net, "-device", "virtio-net-pci,netdev=net0,romfile="]);
-        add(&["-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"]);
-        let serial = match &self.serial {
-            Serial::File(path) => format!("file,id=serial0,path={}", value(path)),
-            Serial::Stdio(log) => format!("stdio,id=serial0,signal=off,logfile={}", value(log)),
-        };
-        add(&["-chardev", &serial, "-serial", "chardev:serial0"]);
-        if let Some(socket) = &self.qmp {
-            add(&["-qmp", &format!("unix:{},server=on,wait=off", value(socket))]);
-        }
-        if self.no_reboot {
-            add(&["-no-reboot"]);
-        }
         command
     }
 
@@ -114,6 +136,10 @@ impl Machine {
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 fn text(path: &Path) -> String {
@@ -140,6 +166,7 @@ pub fn quoted(command: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::medium::Firmware;
     use super::*;
 
     fn machine() -> Machine {
@@ -153,6 +180,7 @@ mod tests {
             append: Vec::new(),
             system: "/d/sys,tem.img".into(),
             data: Some("/d/data.img".into()),
+            boot_disk: None,
             data_throttle: None,
             port: 9090,
             serial: Serial::File("/d/console.log".into()),
@@ -204,6 +232,27 @@ mod tests {
         assert!(!drives[0].contains("throttling"));
         let command = Machine { no_reboot: true, ..machine() }.command();
         assert!(command.contains(&"-no-reboot".to_owned()));
+    }
+
+    #[test]
+    fn a_disk_that_boots_by_itself_is_all_there_is() {
+        let image = PathBuf::from("/d/mo,te.img");
+        let with = |firmware, bus| {
+            let boot_disk = Some(BootDisk { image: image.clone(), firmware, bus });
+            Machine { boot_disk, ..machine() }.command()
+        };
+        let command = with(Firmware::Bios, Bus::Nvme);
+        assert!(after(&command, "-kernel").is_empty() && after(&command, "-append").is_empty());
+        let drives = after(&command, "-drive");
+        assert!(drives.len() == 1 && drives[0].ends_with("file=/d/mo,,te.img"), "{drives:?}");
+        assert_eq!(after(&command, "-device")[0], "nvme,drive=mote,serial=mote,bootindex=1");
+        assert_eq!(after(&command, "-machine"), ["q35,sata=off"]);
+
+        let command = with(Firmware::Uefi, Bus::Ahci);
+        assert_eq!(after(&command, "-machine"), ["q35"]);
+        let drives = after(&command, "-drive");
+        assert!(drives[0].contains("unit=0") && drives[0].contains("readonly=on"), "{drives:?}");
+        assert!(drives[1].contains("unit=1") && drives[1].contains("snapshot=on"), "{drives:?}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::blank::{self, Content, MARGIN};
 use super::ext4::{self, Superblock};
+use super::grow;
 use super::label::{self, Partition};
 use super::tools::{self, Check};
 use crate::service::reap::{Exit, Reaper};
@@ -120,8 +121,9 @@ fn decide(found: &Found) -> Need {
     }
 }
 
-/// Finds the partition and makes it usable. `repair` lets e2fsck do what may lose files.
-pub async fn prepare(reaper: &Reaper, wait: Duration, repair: bool) -> Report {
+/// Finds the partition and makes it usable. `repair` lets e2fsck do what may lose files; `grow` gives the partition all
+/// that is behind it on its disk.
+pub async fn prepare(reaper: &Reaper, wait: Duration, repair: bool, grow: bool) -> Report {
     let Some(partition) = label::wait_for(label::DATA, wait).await else {
         let detail = format!("no partition is labelled {}", label::DATA);
         return Report { detail, ..Report::default() };
@@ -130,6 +132,9 @@ pub async fn prepare(reaper: &Reaper, wait: Duration, repair: bool) -> Report {
         Work { reaper, partition: &partition, repair, report: Report::default(), notes: Vec::new() };
     if partition.rivals > 0 {
         work.notes.push(format!("{} more partitions have its label", partition.rivals));
+    }
+    if grow && !partition.read_only {
+        work.grow().await;
     }
     let state = work.run().await;
     Report { state, detail: work.notes.join("; "), ..work.report }
@@ -163,6 +168,17 @@ impl Work<'_> {
                 Err(why) => self.mount_read_only(&why).await,
             },
             Need::Mount => self.mount_and_grow(&found).await,
+        }
+    }
+
+    /// A failure costs only space.
+    async fn grow(&mut self) {
+        let partition = self.partition.clone();
+        match tokio::task::spawn_blocking(move || grow::grow(&partition)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(size))) => self.notes.push(format!("the partition has grown to {} MiB", size >> 20)),
+            Ok(Err(error)) => self.notes.push(format!("the partition cannot grow: {}", chain(&error))),
+            Err(_) => self.notes.push("growing the partition was interrupted".to_owned()),
         }
     }
 

@@ -3,12 +3,14 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
+
+use crate::screen::text::draw;
 
 /// Lines waiting for one console; more are dropped and counted.
 const QUEUE: usize = 1024;
@@ -22,6 +24,8 @@ const STALLED: Duration = Duration::from_secs(2);
 
 enum Job {
     Line(String),
+    /// What draws the status, for a screen.
+    Board(String),
     Flush(Sender<()>),
 }
 
@@ -29,6 +33,40 @@ enum Job {
 pub struct Console {
     jobs: SyncSender<Job>,
     count: Arc<Count>,
+    screen: Option<Screen>,
+}
+
+/// A terminal whose cursor can be put anywhere.
+#[derive(Debug)]
+struct Screen {
+    columns: usize,
+    lines: usize,
+    drawn: AtomicBool,
+}
+
+/// Lines a terminal needs for the status to be shown, and something below it.
+const LEAST_LINES: usize = 16;
+
+/// Sizes that are sound; a terminal that knows no size is taken to be of the usual one.
+const COLUMNS: std::ops::RangeInclusive<usize> = 20..=500;
+const LINES: std::ops::RangeInclusive<usize> = 1..=300;
+
+impl Screen {
+    /// The terminal of this name, if it is the kernel's own and large enough: nobody knows what is at the other end
+    /// of a serial line.
+    fn of(name: &str) -> Option<Self> {
+        let number = name.strip_prefix("tty")?;
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let device = rustix::fs::open(format!("/dev/{name}"), flags, Mode::empty()).ok()?;
+        let size = rustix::termios::tcgetwinsize(&device).ok()?;
+        let (columns, lines) = (usize::from(size.ws_col), usize::from(size.ws_row));
+        let sound = COLUMNS.contains(&columns) && LINES.contains(&lines);
+        let (columns, lines) = if sound { (columns, lines) } else { (80, 25) };
+        (lines >= LEAST_LINES).then(|| Self { columns, lines, drawn: AtomicBool::new(false) })
+    }
 }
 
 #[derive(Default)]
@@ -62,7 +100,7 @@ impl Console {
                 write_all(&device, &queue, &shared);
             }
         })?;
-        Ok(Self { jobs, count })
+        Ok(Self { jobs, count, screen: Screen::of(name) })
     }
 
     /// Queues a line, ours or a program's, or drops it.
@@ -73,6 +111,21 @@ impl Console {
         if !room || self.jobs.try_send(Job::Line(format!("{text}\n"))).is_err() {
             self.count.waiting.fetch_sub(1, Ordering::Relaxed);
             self.count.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it shows the status at its top.
+    pub fn is_screen(&self) -> bool {
+        self.screen.is_some()
+    }
+
+    /// Shows the status, if it is a screen.
+    pub fn board(&self, rows: impl Fn(usize) -> Vec<String>) {
+        let Some(screen) = &self.screen else { return };
+        let first = !screen.drawn.load(Ordering::Relaxed);
+        let text = draw(&rows(screen.columns), screen.lines, first);
+        if self.jobs.try_send(Job::Board(text)).is_ok() {
+            screen.drawn.store(true, Ordering::Relaxed);
         }
     }
 
@@ -95,6 +148,10 @@ fn write_all(device: &OwnedFd, queue: &Receiver<Job>, count: &Count) {
                 if !write_bounded(device, text.as_bytes()) {
                     count.dropped.fetch_add(1, Ordering::Relaxed);
                 }
+            }
+            // The next one shows all of it again.
+            Job::Board(text) => {
+                let _ = write_bounded(device, text.as_bytes());
             }
             Job::Flush(done) => {
                 let _ = done.send(());
@@ -138,6 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn only_terminals_of_the_kernel_are_screens() {
+        for name in ["ttyS0", "hvc0", "tty", "ttyAMA0", "console", "null"] {
+            assert!(Screen::of(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_screen_is_set_up_once_and_drawn_again() {
+        let (jobs, queue) = sync_channel(QUEUE);
+        let screen = Screen { columns: 80, lines: 25, drawn: AtomicBool::new(false) };
+        let console = Console { jobs, count: Arc::default(), screen: Some(screen) };
+        for number in 0..2 {
+            console.board(|columns| vec!["x".repeat(columns)]);
+            let Ok(Job::Board(text)) = queue.try_recv() else { panic!("nothing drawn") };
+            assert_eq!(text.contains("\u{1b}[2J"), number == 0);
+            assert!(text.contains(&"x".repeat(80)));
+        }
+    }
+
+    #[test]
     fn a_reader_that_never_reads_costs_a_bounded_time_and_the_line() {
         let (_reader, writer) = pipe_with(PipeFlags::NONBLOCK).unwrap();
         let started = Instant::now();
@@ -148,7 +225,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_instead_of_waiting_and_keeps_room_for_init() {
         let (jobs, _queue) = sync_channel(QUEUE);
-        let console = Console { jobs, count: Arc::default() };
+        let console = Console { jobs, count: Arc::default(), screen: None };
         let lost = || console.count.dropped.load(Ordering::Relaxed);
         for _ in 0..QUEUE {
             console.write("program", false);

@@ -82,6 +82,25 @@ pub fn forward(program: &str, text: &str) {
     say(program, text, true, false);
 }
 
+/// The status of the machine: `rows`, for the columns it has, at the top of every console that is a screen; `lines`
+/// on the others and in the ring.
+pub fn board(rows: impl Fn(usize) -> Vec<String>, lines: &[String]) {
+    let mut log = lock();
+    for console in &log.consoles {
+        console.board(&rows);
+    }
+    let stamp = clock::since_boot_text();
+    for text in lines {
+        let text = printable(text);
+        if let Some(ring) = &mut log.ring {
+            ring.write(&format!("{stamp} {OURSELVES}: {text}"));
+        }
+        for console in log.consoles.iter().filter(|console| !console.is_screen()) {
+            console.write(&format!("{OURSELVES}: {text}"), true);
+        }
+    }
+}
+
 /// Waits until the consoles have taken what was said, but no longer than `bound`.
 pub fn drain(bound: Duration) {
     let end = Instant::now() + bound;

@@ -5,18 +5,25 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use mote_crash::Kind;
 use nix::sys::signal::Signal;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use super::health::{self, Ended, Heard};
 use super::lines::Lines;
-use super::reap::Reaper;
+use super::reap::{Exit, Reaper};
+use super::tail::Tail;
 use super::tool;
 use crate::backoff::Backoff;
+use crate::crash::Recorder;
 use crate::log;
 use crate::sys::cgroup;
 
@@ -31,6 +38,12 @@ const HEALTHY: Duration = Duration::from_secs(60);
 
 /// Time for the processes a dead hostd left behind to disappear.
 const CLEAN: Duration = Duration::from_secs(5);
+
+/// Time for what it said last to be read, once it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Time a hostd that hangs gets to end by each signal.
+const FORCE: Duration = Duration::from_secs(5);
 
 /// Limits that are too small for hundreds of sandboxes, each with a process and several files; cgroups
 /// bound what a sandbox may take.
@@ -62,11 +75,19 @@ pub struct LateError {
 pub struct Hostd {
     status: watch::Sender<Status>,
     stopping: watch::Sender<bool>,
+    health: watch::Sender<Heard>,
+    /// The end of what it said.
+    said: Arc<Tail>,
 }
 
 impl Default for Hostd {
     fn default() -> Self {
-        Self { status: watch::Sender::new(Status::Down), stopping: watch::Sender::new(false) }
+        Self {
+            status: watch::Sender::new(Status::Down),
+            stopping: watch::Sender::new(false),
+            health: watch::Sender::default(),
+            said: Arc::default(),
+        }
     }
 }
 
@@ -76,17 +97,30 @@ impl Hostd {
         self.status.subscribe()
     }
 
-    /// Runs it until [`Hostd::stop`]. `log_level` becomes `RUST_LOG`.
-    pub async fn supervise(&self, reaper: Reaper, log_level: String) {
+    /// Follows what it says of its health.
+    pub fn health(&self) -> watch::Receiver<Heard> {
+        self.health.subscribe()
+    }
+
+    /// The end of what it said.
+    pub fn last_words(&self) -> String {
+        self.said.last()
+    }
+
+    /// Runs it until [`Hostd::stop`]. `log_level` becomes `RUST_LOG`; every end but a good one is noted.
+    pub async fn supervise(&self, reaper: Reaper, log_level: String, crashes: &Recorder) {
         let mut stopping = self.stopping.subscribe();
         let mut failures = 0_u32;
         while !*stopping.borrow_and_update() {
             let started = Instant::now();
-            let ended = self.run_once(&reaper, &log_level).await;
+            let (ended, well) = self.run_once(&reaper, &log_level).await;
             if *stopping.borrow_and_update() {
                 break;
             }
             clean_up().await;
+            if !well {
+                crashes.note(Kind::Hostd, &ended, &self.last_words()).await;
+            }
             failures = if started.elapsed() >= HEALTHY { 0 } else { failures.saturating_add(1) };
             let pause = RESTART.delay(failures.saturating_sub(1));
             log::line(&format!(
@@ -116,24 +150,61 @@ impl Hostd {
         }
     }
 
-    /// One life; returns how it ended.
-    async fn run_once(&self, reaper: &Reaper, log_level: &str) -> String {
-        let (mut child, exit) = match command(log_level).and_then(|mut command| reaper.spawn(&mut command)) {
+    /// Asks after its health; ends when it hangs, and never while it is being stopped, which has bounds of its own.
+    async fn hang(&self, socket: UnixStream) {
+        let ended = health::ask(socket, &self.health).await;
+        if ended == Ended::Closed || *self.stopping.borrow() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// One life; how it ended, and whether that was by itself and in order.
+    async fn run_once(&self, reaper: &Reaper, log_level: &str) -> (String, bool) {
+        let started = health::pair().and_then(|(ours, theirs)| {
+            let (child, exit) = reaper.spawn(command(log_level)?.stdin(OwnedFd::from(theirs)))?;
+            Ok((ours, child, exit))
+        });
+        let (socket, mut child, mut exit) = match started {
             Ok(started) => started,
-            Err(error) => return format!("Cannot start {PROGRAM}: {error}"),
+            Err(error) => return (format!("Cannot start {PROGRAM}: {error}"), false),
         };
         self.status.send_replace(Status::Running(child.id()));
         let outputs = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
-        for output in outputs.into_iter().flatten() {
-            tokio::spawn(forward(output));
-        }
-        let ended = match exit.await {
-            Ok(exit) => exit.to_string(),
-            Err(_) => "lost sight of it".to_owned(),
+        let said = Arc::clone(&self.said);
+        let outputs: Vec<_> =
+            outputs.into_iter().flatten().map(|output| forward(output, Arc::clone(&said))).collect();
+        let forwarding = tokio::spawn(join_all(outputs));
+        let hung = tokio::select! {
+            exit = &mut exit => Some(exit),
+            () = self.hang(socket) => None,
         };
+        let (ended, well) = match hung {
+            Some(exit) => (how(&exit), exit == Ok(Exit::Code(0))),
+            None => {
+                log::line(&format!("hostd has not answered for {} s: ending it", health::HANGS.as_secs()));
+                (end_by_force(child.id(), &mut exit).await, false)
+            }
+        };
+        // Its last words; whoever else holds the pipes has a moment only.
+        let _ = tokio::time::timeout(LAST_WORDS, forwarding).await;
         self.status.send_replace(Status::Down);
-        ended
+        (ended, well)
     }
+}
+
+fn how(exit: &Result<Exit, oneshot::error::RecvError>) -> String {
+    exit.as_ref().map_or_else(|_| "lost sight of it".to_owned(), ToString::to_string)
+}
+
+/// Ends a hostd that hangs: by a signal of which the kernel tells how far it was, then by one that cannot be refused.
+async fn end_by_force(pid: u32, exit: &mut oneshot::Receiver<Exit>) -> String {
+    for signal in [Signal::SIGABRT, Signal::SIGKILL] {
+        tool::send(pid, signal);
+        if let Ok(exit) = tokio::time::timeout(FORCE, &mut *exit).await {
+            return format!("it hung; {}", how(&exit));
+        }
+    }
+    "it hung and cannot be killed".to_owned()
 }
 
 /// Sandboxes are worth nothing without the hostd that started them, and hold its memory.
@@ -158,7 +229,6 @@ fn command(log_level: &str) -> std::io::Result<Command> {
         .env("HOME", "/run")
         .env("RUST_LOG", log_level)
         .current_dir("/")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let prepare = move || {
@@ -196,7 +266,7 @@ fn write_raw(fd: i32, bytes: &[u8]) {
 }
 
 /// Passes lines on until the stream ends. Always reads, so hostd never blocks on its own log.
-async fn forward(output: OwnedFd) {
+async fn forward(output: OwnedFd, said: Arc<Tail>) {
     let Ok(mut pipe) = pipe::Receiver::from_owned_fd(output) else { return };
     let mut lines = Lines::default();
     let mut buffer = [0_u8; 8192];
@@ -205,10 +275,12 @@ async fn forward(output: OwnedFd) {
             break;
         }
         for line in lines.push(buffer.get(..length).unwrap_or_default()) {
+            said.add(&line);
             log::forward("hostd", &line);
         }
     }
     if let Some(line) = lines.take() {
+        said.add(&line);
         log::forward("hostd", &line);
     }
 }

@@ -41,6 +41,13 @@ pub fn prepare(bound: Duration) -> bool {
     true
 }
 
+/// A byte that differs from machine to machine, for spreading what many do at the same time. Never waits.
+pub fn byte() -> u8 {
+    let mut byte = [0_u8; 1];
+    let _ = getrandom(&mut byte, GetRandomFlags::INSECURE);
+    byte[0]
+}
+
 fn is_ready() -> bool {
     let mut byte = [0_u8; 1];
     getrandom(&mut byte, GetRandomFlags::NONBLOCK).is_ok()

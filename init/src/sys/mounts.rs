@@ -39,6 +39,7 @@ pub const TABLE: &[Mount] = &[
     Mount { kind: "tmpfs",    target: "/tmp",           flags: PLAIN,  options: "mode=1777,size=20%",                needed: true },
     Mount { kind: "cgroup2",  target: "/sys/fs/cgroup", flags: BARE,   options: "nsdelegate,memory_recursiveprot",   needed: true },
     Mount { kind: "bpf",      target: "/sys/fs/bpf",    flags: BARE,   options: "mode=0700",                         needed: false },
+    Mount { kind: "pstore",   target: "/sys/fs/pstore", flags: BARE,   options: "",                                  needed: false },
     Mount { kind: "securityfs", target: "/sys/kernel/security", flags: BARE, options: "",                            needed: false },
 ];
 

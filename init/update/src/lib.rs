@@ -47,5 +47,6 @@ pub mod manifest;
 pub mod slots;
 pub mod stream;
 mod text;
+pub mod verity;
 pub mod version;
 pub mod write;

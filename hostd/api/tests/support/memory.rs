@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use mote_api::*;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -29,6 +30,7 @@ pub struct Memory {
     slots: Semaphore,
     idle: Mutex<u64>,
     pub health: Mutex<Health>,
+    pub crashes: Mutex<BTreeMap<String, Value>>,
 }
 
 struct Stored {
@@ -46,6 +48,7 @@ impl Default for Memory {
             callers: Mutex::default(),
             slots: Semaphore::new(CONCURRENCY),
             idle: Mutex::default(),
+            crashes: Mutex::default(),
             health: Mutex::new(Health { serving: true, ready: true, components: Vec::new() }),
         }
     }
@@ -361,6 +364,17 @@ impl Platform for Memory {
         json!({ "version": "test", "functions": self.functions.lock().unwrap().len() })
     }
 
+    async fn configuration(&self) -> String {
+        "[machine]\nhostname = \"mote\"\n".to_owned()
+    }
+
+    async fn configure(&self, _: &Caller, text: Bytes) -> Result<usize, ApiError> {
+        match std::str::from_utf8(&text) {
+            Ok(text) => Ok(text.lines().count()),
+            Err(_) => Err(ApiError::InvalidParameterValue("mote.toml:1:1: Not UTF-8".to_owned())),
+        }
+    }
+
     async fn sandboxes(&self) -> Value {
         json!(
             (0..*self.idle.lock().unwrap())
@@ -399,6 +413,30 @@ impl Platform for Memory {
             .collect();
         lines.reverse();
         Ok(lines)
+    }
+
+    async fn crashes(&self) -> Result<Value, ApiError> {
+        Ok(json!(self.crashes.lock().unwrap().keys().collect::<Vec<_>>()))
+    }
+
+    async fn crash(&self, id: &str) -> Result<Value, ApiError> {
+        let crash = self.crashes.lock().unwrap().get(id).cloned();
+        crash.ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
+    }
+
+    async fn remove_crash(&self, id: &str) -> Result<(), ApiError> {
+        let removed = self.crashes.lock().unwrap().remove(id);
+        removed.map(drop).ok_or_else(|| ApiError::ResourceNotFound(format!("No crash {id}")))
+    }
+
+    async fn bundle(&self) -> Result<Bundle, ApiError> {
+        let (pieces, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for _ in 0..3 {
+                let _ = pieces.send(Ok("piece".into())).await;
+            }
+        });
+        Ok(Bundle { name: "bundle.tar".to_owned(), pieces: receiver })
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

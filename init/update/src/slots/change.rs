@@ -162,6 +162,17 @@ pub fn adopt(state: &State, running: Slot) -> Result<State, ChangeError> {
     }
 }
 
+/// The slot that runs was good and is damaged now: the other one, if it is good, takes its place. What was in the
+/// damaged one may be installed again.
+pub fn abandon(state: &State, running: Slot) -> Result<State, ChangeError> {
+    check(Change::Abandon, state, running)?;
+    let slot = running.other();
+    match state.content(slot) {
+        Content::Good(_) => Ok(State { slot, ..state.clone() }.with(running, Content::Empty)),
+        Content::Empty | Content::New(_) | Content::Failed(_) => Err(ChangeError::NotGood(slot)),
+    }
+}
+
 fn check(change: Change, state: &State, running: Slot) -> Result<(), ChangeError> {
     let phase = state.phase(running);
     if change.allowed(phase) { Ok(()) } else { Err(ChangeError::NotAllowed { change, phase }) }
@@ -241,6 +252,7 @@ mod tests {
                 (Change::GiveUp, give_up(&state, running).map(|_| ())),
                 (Change::RollBack, roll_back(&state, running).map(|_| ())),
                 (Change::Adopt, adopt(&state, running).map(|_| ())),
+                (Change::Abandon, abandon(&state, running).map(|_| ())),
             ] {
                 let refused = Err(ChangeError::NotAllowed { change, phase: *phase });
                 assert_eq!(
@@ -338,5 +350,15 @@ mod tests {
         assert!(begin(&adopted, Slot::A, NEW, Force::No).is_ok());
         let given_up = give_up(&updated(&machine(), NEW), Slot::B).unwrap();
         assert_eq!(adopt(&given_up, Slot::B), Err(ChangeError::NotGood(Slot::B)));
+    }
+
+    #[test]
+    fn a_damaged_slot_gives_way_to_a_good_one_only() {
+        let state = after(&machine(), NEW);
+        let abandoned = abandon(&state, Slot::B).unwrap();
+        assert_eq!((abandoned.slot(), abandoned.content(Slot::B)), (Slot::A, Content::Empty));
+        assert!(begin(&abandoned, Slot::A, NEW, Force::No).is_ok());
+        assert_eq!(abandon(&machine(), Slot::A), Err(ChangeError::NotGood(Slot::B)));
+        assert_eq!(abandon(&abandoned, Slot::A), Err(ChangeError::NotGood(Slot::B)));
     }
 }

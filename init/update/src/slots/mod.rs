@@ -42,7 +42,8 @@ use std::fmt;
 
 pub use boot::{GRUB_CFG, boot};
 pub use change::{
-    ChangeError, Force, Install, adopt, begin, call_off, finish, give_up, mark_good, roll_back, settle,
+    ChangeError, Force, Install, abandon, adopt, begin, call_off, finish, give_up, mark_good, roll_back,
+    settle,
 };
 pub use failed::{Failed, MAX_FAILED};
 pub use phase::{ALLOWED, Change, Phase};

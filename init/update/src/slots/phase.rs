@@ -39,6 +39,8 @@ pub enum Change {
     RollBack,
     /// The slot that runs instead of the good one becomes the good one.
     Adopt,
+    /// The running slot, which was good, is damaged: the other one takes its place.
+    Abandon,
 }
 
 /// All phases.
@@ -55,6 +57,7 @@ pub const ALLOWED: &[(Change, &[Phase])] = &[
     (Change::GiveUp, &[Phase::Trying]),
     (Change::RollBack, &[Phase::Settled]),
     (Change::Adopt, &[Phase::Stray]),
+    (Change::Abandon, &[Phase::Settled]),
 ];
 
 impl Change {
@@ -100,6 +103,7 @@ impl fmt::Display for Change {
             Self::GiveUp => "Giving up a slot",
             Self::RollBack => "Rolling back",
             Self::Adopt => "Adopting a slot",
+            Self::Abandon => "Abandoning a slot",
         })
     }
 }

@@ -1,0 +1,93 @@
+"""The disk image that boots by itself, as a file: where things are on it, what its boot loader keeps, how to damage it."""
+
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+from .appliance import ROOT, image_tool
+
+MIB = 1 << 20
+# Where `image disk` puts the boot loader's block, in the EFI system partition; the crate mote-layout says so.
+ENVIRONMENT = 2028 * 512
+BLOCK = 1024
+
+
+def make(out: Path) -> Path:
+    """Makes the image, for a machine that QEMU emulates."""
+    command = [*image_tool(), "disk", "--out", str(out), "--emulated", "2"]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+class Disk:
+    """A copy of an image on a larger disk."""
+
+    def __init__(self, image: Path, path: Path, size: int):
+        subprocess.run(["cp", "--sparse=always", "--", str(image), str(path)], check=True, timeout=300)
+        os.truncate(path, size)
+        self.path = path
+        self.parts, at = {}, MIB
+        table = tomllib.loads((ROOT / "config/layout.toml").read_text())
+        self.boot_area = table["boot_area_mib"] * MIB
+        for part in table["partition"]:
+            size = part["size_mib"] * MIB
+            self.parts[part["role"]] = (at, size)
+            at += size
+
+    def read(self, at: int, size: int) -> bytes:
+        with open(self.path, "rb") as file:
+            file.seek(at)
+            return file.read(size)
+
+    def write(self, at: int, what: bytes) -> None:
+        with open(self.path, "r+b") as file:
+            file.seek(at)
+            file.write(what)
+
+    def flip(self, at: int) -> None:
+        """Another bit than was there."""
+        self.write(at, bytes([self.read(at, 1)[0] ^ 0x10]))
+
+    def end_of(self, label: str) -> int:
+        """Where the partition with this name ends, by the first table."""
+        name = label.encode("utf-16-le")
+        for number in range(128):
+            entry = self.read(2 * 512 + number * 128, 128)
+            if entry[56:].rstrip(b"\0") in (name, name.rstrip(b"\0")):
+                return (int.from_bytes(entry[40:48], "little") + 1) * 512
+        raise AssertionError(f"No partition is named {label}")
+
+    # Slots
+
+    def copy_slot(self) -> None:
+        """The second slot becomes what the first one is."""
+        start, size = self.parts["system-a"]
+        # Blank in between: what is there is at both ends.
+        for at in range(0, size, 16 * MIB):
+            piece = self.read(start + at, 16 * MIB)
+            if piece.strip(b"\0"):
+                self.write(self.parts["system-b"][0] + at, piece)
+
+    def in_slot(self, slot: str, what: bytes) -> int:
+        """Where these bytes are in a slot's boot area."""
+        start, size = self.parts[f"system-{slot}"]
+        start += size - self.boot_area
+        found = self.read(start, self.boot_area).find(what)
+        assert found >= 0, what
+        return start + found
+
+    # What the boot loader keeps
+
+    def variables(self) -> dict:
+        block = self.read(self.parts["esp"][0] + ENVIRONMENT, BLOCK)
+        lines = block.rstrip(b"#").decode().splitlines()
+        assert lines[0] == "# GRUB Environment Block", lines
+        return dict(line.split("=", 1) for line in lines[1:])
+
+    def set(self, **variables) -> None:
+        lines = [f"{name}={value}\n" for name, value in {**self.variables(), **variables}.items()]
+        block = "".join(["# GRUB Environment Block\n", *lines]).encode()
+        assert len(block) < BLOCK, block
+        self.write(self.parts["esp"][0] + ENVIRONMENT, block.ljust(BLOCK, b"#"))
