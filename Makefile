@@ -3,10 +3,11 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv tool image port run demo test unit end-to-end lint bench clean
+.PHONY: help setup venv tool image port run demo check-config test unit end-to-end lint bench clean
 
 PORT ?= 8080
 ARGS ?=
+FILE ?= config/mote.toml
 # Repetitions of the longer benchmarks.
 RUNS ?= 3
 
@@ -28,6 +29,7 @@ help:
 	@echo "make run     boot the image in QEMU and stay; Ctrl-C powers it off   (PORT=$(PORT), ARGS='--mem 2048 --fresh')"
 	@echo "make image   make the bootable image in dist/"
 	@echo "make test    all tests: by crate, then end to end in QEMU   (make unit, make end-to-end: one of the two)"
+	@echo "make check-config   what is wrong with a mote.toml, with line and column   (FILE=$(FILE))"
 	@echo "make lint    formatting, clippy, Python syntax"
 	@echo "make bench   the performance claims"
 	@echo "make setup   install the Debian packages that are missing"
@@ -62,6 +64,9 @@ run: port image
 
 demo: image venv
 	@"$(VENV)/bin/python" tests/demo.py
+
+check-config: setup
+	@cargo run --quiet -p hostd -- config check "$(FILE)"
 
 test: unit end-to-end
 

@@ -1,6 +1,5 @@
 //! What init found out before it started this service: `/run/mote/boot.toml`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -21,8 +20,8 @@ pub struct BootFacts {
     pub clock_ok: bool,
     /// What is to be said of it.
     pub clock_problem: String,
-    /// `mote.*` options of the kernel command line, without the prefix.
-    pub options: BTreeMap<String, String>,
+    /// What went wrong before this service started, one sentence each.
+    pub problems: Vec<String>,
 }
 
 /// The data disk as init left it.
@@ -55,10 +54,5 @@ impl BootFacts {
                 Err(error) => (Self::default(), Some(format!("{}: {error}", path.display()))),
             },
         }
-    }
-
-    /// The options as pairs.
-    pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.options.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 }

@@ -1,23 +1,29 @@
-//! Configuration: the built-in `mote.toml`, then the options of the kernel command line.
+//! What this service takes from the configuration. What `mote.toml` means, and which layers it has, is in `mote-config`;
+//! init reads the same.
 
-mod lines;
+pub mod cli;
 mod network;
+mod sources;
 
 use std::arch::x86_64::__cpuid;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mote_api::RestoreMode;
+use mote_config::{KEYS, Resolved};
 use mote_snapshot::regions::WRITTEN_GAP;
 use mote_store::SnapshotKind;
 use serde::Deserialize;
 
 pub use network::{Layout, Network, TenantConfig};
+pub use sources::{Files, SetError};
 
-/// Everything an operator can set. The defaults and the meaning of every key stand in `config/mote.toml`.
+use crate::bundle::Part;
+
+/// Everything an operator can set for this service. The defaults and the meaning of every key stand in
+/// `config/mote.toml`, what is for others in sections of their own.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Config {
     /// The front door.
     pub api: Api,
@@ -151,7 +157,6 @@ pub struct Package {
 
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Log {
     /// Filter in the syntax of `RUST_LOG`.
     pub level: String,
@@ -197,57 +202,17 @@ seconds!(Sandbox {
     queue_timeout = queue_s: "How long a call may wait for memory or a first snapshot.",
 });
 
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("Cannot read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        #[source]
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The text is not a configuration; the message has line and column.
-    #[error("{origin} is not a valid configuration: {message}")]
-    Parse {
-        /// File, or the kernel command line.
-        origin: String,
-        /// What the parser says.
-        message: String,
-    },
-    /// Options of the kernel command line: all that are wrong.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Options(Vec<OptionError>),
+/// A configuration for people, what is wrong with layers that were left out above it.
+pub fn shown(resolved: &Resolved, unread: Vec<String>) -> String {
+    let problems = unread.into_iter().chain(resolved.problems());
+    let problems: String = problems.map(|problem| format!("# {problem}\n")).collect();
+    problems + &resolved.show(mote_config::schema::SCHEMA)
 }
 
-/// What is wrong with an option of the kernel command line.
+/// Keys and types disagree: a mistake of this program, which its tests would have found.
 #[derive(Debug, thiserror::Error)]
-pub enum OptionError {
-    /// It names no key.
-    #[error("mote.{0} names no configuration key")]
-    Unknown(String),
-    /// The key takes a list.
-    #[error("mote.{0}={1} is not a list as in TOML, like [{{node=1,address='192.0.2.7'}}]")]
-    NoList(String, String),
-    /// The key takes numbers.
-    #[error("mote.{0}={1} is not a number as in the built-in configuration (whole, or with a point)")]
-    NoNumber(String, String),
-    /// The key takes yes or no.
-    #[error("mote.{0}={1} is neither true nor false")]
-    NoChoice(String, String),
-    /// The key does not take this value.
-    #[error("mote.{key}={value}: {message}")]
-    Value {
-        /// The key.
-        key: String,
-        /// What it was to be.
-        value: String,
-        /// What the parser says.
-        message: String,
-    },
-}
+#[error("The configuration has another form than this program reads")]
+pub struct FormError(#[from] toml::de::Error);
 
 impl Config {
     /// Policies and bounds, as the scheduler takes them.
@@ -255,98 +220,58 @@ impl Config {
         self.scheduling.config(self.sandbox.idle_timeout())
     }
 
-    /// Reads the file and lays the options (dotted key, text) over it.
+    /// Takes its part of the configuration.
     ///
     /// # Errors
-    /// On the first thing that is wrong with the file, or on all that are with the options.
-    pub fn load<'a>(
-        path: &Path,
-        options: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let origin = path.display().to_string();
-        // Parsed as a whole first, so that an error in the file carries its line.
-        let mut config: Self = parse(&origin, &text)?;
-        let mut tree: toml::Table = parse(&origin, &text)?;
-        let mut mistakes = Vec::new();
-        for (key, value) in options {
-            match set(&mut tree, key, value) {
-                Ok(changed) => config = changed.unwrap_or(config),
-                Err(mistake) => mistakes.push(mistake),
-            }
-        }
-        if mistakes.is_empty() { Ok(config) } else { Err(ConfigError::Options(mistakes)) }
+    /// When keys and types disagree.
+    pub fn of(resolved: &Resolved) -> Result<Self, FormError> {
+        Ok(resolved.table().try_into()?)
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(origin: &str, text: &str) -> Result<T, ConfigError> {
-    toml::from_str(text)
-        .map_err(|error| ConfigError::Parse { origin: origin.to_owned(), message: error.to_string() })
-}
-
-/// Sets a key in `tree`, which stays as it was if the value does not fit; the configuration that is then. Options of
-/// other readers of the command line (`mote.address`, for init) have no section and are passed over.
-fn set(tree: &mut toml::Table, key: &str, text: &str) -> Result<Option<Config>, OptionError> {
-    let Some((section, name)) = key.split_once('.') else { return Ok(None) };
-    let mut changed = tree.clone();
-    let slot = changed
-        .get_mut(section)
-        .and_then(toml::Value::as_table_mut)
-        .and_then(|table| table.get_mut(name))
-        .ok_or_else(|| OptionError::Unknown(key.to_owned()))?;
-    *slot = match slot {
-        toml::Value::Integer(_) => match text.parse() {
-            Ok(number) => toml::Value::Integer(number),
-            Err(_) => return Err(OptionError::NoNumber(key.to_owned(), text.to_owned())),
-        },
-        toml::Value::Float(_) => match text.parse() {
-            Ok(number) => toml::Value::Float(number),
-            Err(_) => return Err(OptionError::NoNumber(key.to_owned(), text.to_owned())),
-        },
-        toml::Value::Boolean(_) => match text.parse() {
-            Ok(choice) => toml::Value::Boolean(choice),
-            Err(_) => return Err(OptionError::NoChoice(key.to_owned(), text.to_owned())),
-        },
-        toml::Value::Array(_) => match parse::<toml::Table>(key, &format!("list = {text}")) {
-            Ok(mut table) if table.get("list").is_some_and(toml::Value::is_array) => {
-                table.remove("list").unwrap_or_else(|| slot.clone())
-            }
-            _ => return Err(OptionError::NoList(key.to_owned(), text.to_owned())),
-        },
-        _ => toml::Value::String(text.to_owned()),
-    };
-    let config = changed.clone().try_into().map_err(|error: toml::de::Error| OptionError::Value {
-        key: key.to_owned(),
-        value: text.to_owned(),
-        message: error.message().to_owned(),
-    })?;
-    *tree = changed;
-    Ok(Some(config))
+/// What a support bundle has of the configuration: a part of it, without secrets, and a document that is not to be in
+/// it, of which everything under the names of secrets is secret.
+pub fn for_bundle(files: &Files) -> (Vec<Part>, Vec<serde_json::Value>) {
+    const NAME: &str = "config/mote.toml";
+    match files.gather() {
+        Ok((resolved, _)) => {
+            let hidden = KEYS.iter().filter(|key| key.secret).filter_map(|key| resolved.get(key.path));
+            let hidden: Vec<&toml::Value> = hidden.map(|setting| &setting.value).collect();
+            let secrets = vec![serde_json::json!({ "secret": hidden }), serde_json::json!(resolved.table())];
+            (vec![Part::new(NAME, resolved.show(mote_config::schema::SCHEMA))], secrets)
+        }
+        Err(error) => (vec![Part::new(NAME, crate::text::chain(&error))], Vec::new()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use mote_config::{KEYS, Kind, Layer, Source, resolve};
+    use proptest::prelude::*;
+
     use super::*;
 
-    const DEFAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/mote.toml");
+    fn with(options: &[(&str, &str)]) -> Resolved {
+        let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        resolve(&[Source::options(options.iter().map(pair).collect())])
+    }
 
     #[test]
-    fn the_built_in_file_is_valid_and_options_override_it() {
-        let config = Config::load(
-            Path::new(DEFAULT),
-            [
-                ("sandbox.idle_timeout_s", "5"),
-                ("sandbox.guest_cmdline", "init=/x"),
-                ("snapshot.layered", "false"),
-                ("scheduling.lambda", "0.5"),
-                ("scheduling.keep_alive", "fixed"),
-                ("address", "10.0.0.1/8"),
-                ("network.tenants", "[{name='blue',vni=7,egress='all'}]"),
-            ],
-        )
-        .unwrap();
-        let layout = config.network.layout("options", "").unwrap();
+    fn options_override_the_built_in_file() {
+        let resolved = with(&[
+            ("sandbox.idle_timeout_s", "5"),
+            ("sandbox.guest_cmdline", "init=/x"),
+            ("snapshot.layered", "false"),
+            ("scheduling.lambda", "0.5"),
+            ("scheduling.keep_alive", "fixed"),
+            ("address", "10.0.0.1/8"),
+            ("network.tenants", "[{name='blue',vni=7,egress='all'}]"),
+        ]);
+        assert_eq!(resolved.problems(), Vec::<String>::new());
+        let config = Config::of(&resolved).unwrap();
+        let layout = config.network.layout().unwrap();
         assert_eq!(layout.tenants.keys().collect::<Vec<_>>(), ["blue"]);
         assert!((config.scheduling().fixed_s - 5.0).abs() < 1e-9);
         assert!((config.scheduling().histogram.fallback_s - 5.0).abs() < 1e-9);
@@ -356,43 +281,97 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named() {
-        let path = Path::new(DEFAULT);
-        let unknown = Config::load(path, [("sandbox.idel", "5")]).unwrap_err().to_string();
-        assert!(unknown.contains("mote.sandbox.idel"), "{unknown}");
-        let all = [
-            ("sandbox.idle_timeout_s", "soon"),
-            ("sandbox.queue_s", "5"),
-            ("colour.red", "1"),
-            ("sandbox.vcpus", "-1"),
-            ("snapshot.layered", "maybe"),
-            ("scheduling.lambda", "quick"),
-            ("scheduling.warm", "hot"),
-            ("api.listen", "somewhere"),
-            ("network.tenants", "blue"),
-            ("network.peers", "[{node='x'}]"),
-        ];
-        let said = Config::load(path, all).unwrap_err().to_string();
-        for word in [
-            "mote.sandbox.idle_timeout_s=soon",
-            "mote.colour.red",
-            "mote.sandbox.vcpus=-1",
-            "mote.snapshot.layered=maybe is neither",
-            "mote.scheduling.lambda=quick is not a number",
-            "mote.scheduling.warm=hot",
-            "max-available",
-            "somewhere",
-            "mote.network.tenants=blue is not a list",
-            "mote.network.peers=[{node='x'}]",
-        ] {
-            assert!(said.contains(word), "{word}: {said}");
+    fn the_types_take_every_choice_there_is_and_no_other() {
+        for key in KEYS {
+            let Kind::Choice(names) = key.kind else { continue };
+            for name in names {
+                let resolved = with(&[(key.path, name)]);
+                assert_eq!(resolved.get(key.path).unwrap().layer, Layer::CommandLine, "{}", key.path);
+                assert!(Config::of(&resolved).is_ok(), "{} = {name}", key.path);
+            }
+            let (section, name) = key.parts();
+            if section == "machine" {
+                continue;
+            }
+            let mut table = resolve(&[]).table();
+            table[section][name] = "none-of-them".into();
+            let error = table.try_into::<Config>().unwrap_err().to_string();
+            for name in names {
+                assert!(error.contains(&format!("`{name}`")), "{}: {error}", key.path);
+            }
         }
-        assert!(!said.contains("queue_s"), "{said}");
+    }
 
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let text = std::fs::read_to_string(path).unwrap() + "colour = 1\n";
-        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-        let unknown = Config::load(file.path(), []).unwrap_err().to_string();
-        assert!(unknown.contains("line") && unknown.contains("colour"), "{unknown}");
+    /// Values at the bounds of each key.
+    fn bounds(kind: &Kind) -> Vec<String> {
+        match kind {
+            Kind::Int { least, most } => vec![least.to_string(), most.to_string()],
+            Kind::Number { least, most } => vec![format!("{least:?}"), format!("{most:?}")],
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_types_take_what_is_within_bounds() {
+        for key in KEYS {
+            for value in bounds(&key.kind) {
+                let resolved = with(&[(key.path, &value)]);
+                assert!(Config::of(&resolved).is_ok(), "{} = {value}", key.path);
+            }
+            let Kind::Tables { fields, .. } = key.kind else { continue };
+            if key.parts().0 == "machine" {
+                continue;
+            }
+            let needed = |name: &str| match name {
+                "name" => "name='a'".to_owned(),
+                "address" => "address='192.0.2.9'".to_owned(),
+                name => format!("{name}=7"),
+            };
+            for field in fields {
+                for value in bounds(&field.kind) {
+                    let others = fields.iter().filter(|other| other.needed && other.name != field.name);
+                    let others: String = others.map(|other| format!(",{}", needed(other.name))).collect();
+                    let text = format!("[{{{}={value}{others}}}]", field.name);
+                    assert!(Config::of(&with(&[(key.path, &text)])).is_ok(), "{} = {text}", key.path);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// What `mote-config` lets through, the networks can be made of.
+        #[test]
+        fn a_sound_network_has_a_layout(
+            v4 in (any::<u32>(), 0u8..=32),
+            v6 in (any::<u128>(), 0u8..=64),
+            private: bool,
+            prefix in 20i64..26,
+            node in prop_oneof![0i64..8, 0i64..70_000],
+            endpoints in 0i64..1100,
+            mtu in 500i64..70_000,
+            peers in proptest::collection::vec((0i64..8, 1u8..6), 0..3),
+            tenants in proptest::collection::vec(("[a-c]", 0u32..4), 0..3),
+        ) {
+            let v4 = if private { (0x0a00_0000, 8 + v4.1 % 16) } else { v4 };
+            let v6 = if private { (0xfd6d << 112, v6.1) } else { v6 };
+            let peers: Vec<String> =
+                peers.iter().map(|(node, last)| format!("{{node={node},address='192.0.2.{last}'}}")).collect();
+            let tenants: Vec<String> =
+                tenants.iter().map(|(name, vni)| format!("{{name='{name}',vni={vni}}}")).collect();
+            let options = BTreeMap::from([
+                ("v4", format!("{}/{}", std::net::Ipv4Addr::from(v4.0), v4.1)),
+                ("v6", format!("{}/{}", std::net::Ipv6Addr::from(v6.0), v6.1)),
+                ("node_prefix", prefix.to_string()),
+                ("node", node.to_string()),
+                ("endpoints", endpoints.to_string()),
+                ("mtu", mtu.to_string()),
+                ("peers", format!("[{}]", peers.join(","))),
+                ("tenants", format!("[{}]", tenants.join(","))),
+            ]);
+            let options = options.into_iter().map(|(key, value)| (format!("network.{key}"), value)).collect();
+            let resolved = resolve(&[Source::options(options)]);
+            let layout = Config::of(&resolved).unwrap().network.layout();
+            prop_assert!(layout.is_ok(), "{:?}", layout);
+        }
     }
 }

@@ -139,8 +139,6 @@ pub fn start_spec(record: &FunctionRecord, config: &Config, store: &Store) -> St
 
 #[cfg(test)]
 pub mod tests {
-    use std::path::Path;
-
     use mote_store::{CodeRecord, FunctionConfig};
 
     use super::*;
@@ -179,8 +177,7 @@ pub mod tests {
 
     #[test]
     fn a_snapshot_does_not_depend_on_how_many_there_are() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/mote.toml");
-        let config = Config::load(Path::new(path), []).unwrap();
+        let config = Config::of(&mote_config::resolve(&[])).unwrap();
         let print = |change: fn(&mut FunctionConfig)| {
             let mut record = record();
             change(&mut record.config);

@@ -1,6 +1,7 @@
 //! The one service of the appliance: takes functions over HTTP and serves their calls from microVMs.
 //!
-//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`.
+//! The same program is every microVM's monitor: `hostd monitor …` is `mote-monitor`; and it explains and checks
+//! `mote.toml`: `hostd config …`.
 
 mod bases;
 mod boot;
@@ -35,12 +36,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use mote_config::Resolved;
 use mote_store::{Options, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::boot::BootFacts;
-use crate::config::{Config, Layout};
+use crate::config::{Config, Files, Layout};
 use crate::crashes::Crashes;
 use crate::network::Networks;
 use crate::operation::Operation;
@@ -49,16 +51,20 @@ use crate::service::Service;
 use crate::syslog::{Syslog, Target};
 use crate::text::chain;
 
-/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor.
+/// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor, `hostd config --help`
+/// explains and checks mote.toml.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Built-in configuration.
-    #[arg(long, default_value = "/system/config/mote.toml")]
-    config: PathBuf,
-    /// What init found at this boot; mote.* kernel options in it override the configuration.
+    /// A mote.toml in place of that on the configuration partition.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// What init found at this boot.
     #[arg(long, default_value = "/run/mote/boot.toml")]
     boot: PathBuf,
+    /// The layers of the configuration that init found.
+    #[arg(long, default_value = mote_config::SOURCES_PATH)]
+    layers: PathBuf,
     /// Version of the system image.
     #[arg(long, default_value = "/system/version")]
     version_file: PathBuf,
@@ -70,6 +76,9 @@ fn main() -> ExitCode {
     let rest: Vec<OsString> = arguments.collect();
     if rest.first().is_some_and(|first| first == "monitor") {
         return mote_monitor::cli::main(rest);
+    }
+    if rest.first().is_some_and(|first| first == "config") {
+        return config::cli::main(rest);
     }
     let arguments = Arguments::parse_from(std::iter::once(program).chain(rest));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -87,23 +96,26 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> ExitCode {
     let (facts, boot_problem) = BootFacts::read(&arguments.boot);
-    let (config, config_problem) = match configuration(&arguments.config, &facts) {
+    let files = Files { layers: arguments.layers.clone(), partition: arguments.config.clone() };
+    let (resolved, config, config_problems) = match configuration(&files) {
         Ok(loaded) => loaded,
         Err(error) => {
-            eprintln!("{}", chain(&error));
+            eprintln!("{}", chain(&*error));
             return ExitCode::FAILURE;
         }
     };
     start_log(&config.log.level);
-    for problem in boot_problem.iter().chain(&config_problem) {
+    for problem in boot_problem.iter().chain(&config_problems) {
         tracing::warn!("{problem}");
     }
     let version = Version::read(&arguments.version_file);
     let subject = answer_init(&version);
     // What a hostd that crashed has left.
     sandbox::Groups::of_machine().clear().await;
-    let mut problems: Vec<String> = config_problem.into_iter().collect();
-    let networks = Networks::new(layout(&config, &arguments.config, &facts));
+    let mut problems = config_problems;
+    // The data disk has a component of its own.
+    problems.extend(facts.problems.iter().filter(|problem| !problem.starts_with("data: ")).cloned());
+    let networks = Networks::new(layout(&resolved, &config));
     if let Some(problem) = networks.problem() {
         tracing::error!("{problem}");
     }
@@ -127,13 +139,12 @@ async fn run(arguments: &Arguments) -> ExitCode {
     let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
     let places = bundle::Places {
         root: PathBuf::from("/"),
-        config: arguments.config.clone(),
         boot: arguments.boot.clone(),
         version: arguments.version_file.clone(),
         run: config.paths.run.clone(),
     };
     let operation = Operation::new(crashes, syslog, places);
-    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, operation));
+    let appliance = Arc::new(Appliance::new(service.clone(), problems, version, operation, files));
 
     let listener = match TcpListener::bind(config.api.listen).await {
         Ok(listener) => listener,
@@ -195,25 +206,23 @@ async fn serve_until_told(listener: TcpListener, appliance: &Arc<Appliance>, con
     }
 }
 
-/// The configuration with the kernel command line's options, or without them and the reason why.
-fn configuration(path: &Path, facts: &BootFacts) -> Result<(Config, Option<String>), config::ConfigError> {
-    match Config::load(path, facts.options()) {
-        Ok(config) => Ok((config, None)),
-        // A box with a mistyped option stays reachable and says so.
-        Err(error) => {
-            Ok((Config::load(path, [])?, Some(format!("Kernel options ignored: {}", chain(&error)))))
-        }
-    }
+/// All layers together, this service's part of them, and what is wrong with layers that were left out: a box with a
+/// mistyped option stays reachable and says so.
+fn configuration(files: &Files) -> Result<(Resolved, Config, Vec<String>), Box<dyn std::error::Error>> {
+    let (resolved, unread) = files.gather()?;
+    let config = Config::of(&resolved)?;
+    let problems = unread.into_iter().chain(resolved.problems()).collect();
+    Ok((resolved, config, problems))
 }
 
-/// What `[network]` means, or all that is wrong with it, with lines where it is the file that says so.
-fn layout(config: &Config, path: &Path, facts: &BootFacts) -> Result<Layout, String> {
-    let (origin, text) = match facts.options().any(|(key, _)| key.starts_with("network.")) {
-        true => ("Kernel options".to_owned(), String::new()),
-        false => (path.display().to_string(), std::fs::read_to_string(path).unwrap_or_default()),
-    };
-    let layout = config.network.layout(&origin, &text);
-    layout.map_err(|mistakes| format!("No networks for functions: {}", mistakes.join("; ")))
+/// What `[network]` means. If a layer that was left out has something to say of it, functions are served without networks:
+/// with those of the other layers, a machine could have another one's number, and a tenant another policy.
+fn layout(resolved: &Resolved, config: &Config) -> Result<Layout, String> {
+    let mistakes = resolved.network_problems();
+    if !mistakes.is_empty() {
+        return Err(format!("No networks for functions: {}", mistakes.join("; ")));
+    }
+    config.network.layout().map_err(|error| format!("No networks for functions: {}", chain(&error)))
 }
 
 fn start_log(level: &str) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use mote_api::{
     Account, ApiError, Bundle, Caller, Component, CreateFunction, Function, FunctionPage, Health,
     InvokeReply, InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration,
@@ -18,7 +19,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::boot::BootFacts;
+use crate::bundle::Told;
 use crate::census::Census;
+use crate::config::{self, Files, SetError};
 use crate::deploy::{self, DeployError};
 use crate::operation::Operation;
 use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
@@ -44,6 +47,7 @@ pub struct Appliance {
     problems: Vec<String>,
     version: Version,
     operation: Operation,
+    configuration: Files,
     started: Instant,
     draining: AtomicBool,
 }
@@ -55,9 +59,10 @@ impl Appliance {
         problems: Vec<String>,
         version: Version,
         operation: Operation,
+        configuration: Files,
     ) -> Self {
         let draining = AtomicBool::new(false);
-        Self { service, problems, version, operation, started: Instant::now(), draining }
+        Self { service, problems, version, operation, configuration, started: Instant::now(), draining }
     }
 
     /// New calls are refused from now on.
@@ -423,6 +428,27 @@ impl Platform for Appliance {
         status
     }
 
+    async fn configuration(&self) -> String {
+        let files = self.configuration.clone();
+        match tokio::task::spawn_blocking(move || files.gather()).await {
+            Ok(Ok((resolved, unread))) => config::shown(&resolved, unread),
+            Ok(Err(error)) => format!("# {}\n", chain(&error)),
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+
+    async fn configure(&self, _: &Caller, text: Bytes) -> Result<usize, ApiError> {
+        self.writable()?;
+        let files = self.configuration.clone();
+        let set = tokio::task::spawn_blocking(move || files.set(&text)).await;
+        match set.map_err(|error| ApiError::Service(error.to_string()))? {
+            Ok(keys) => Ok(keys),
+            Err(error @ SetError::Mistakes(_)) => Err(ApiError::InvalidParameterValue(error.to_string())),
+            Err(error @ SetError::Off) => Err(ApiError::AccessDenied(error.to_string())),
+            Err(error) => Err(ApiError::Service(chain(&error))),
+        }
+    }
+
     async fn sandboxes(&self) -> Value {
         self.service.as_ref().map_or_else(|| json!([]), |service| json!(service.pool.sandboxes()))
     }
@@ -507,14 +533,16 @@ impl Platform for Appliance {
             }
             None => Value::Null,
         };
-        let told = vec![
+        let documents = vec![
             ("hostd/health.json", json!(self.health().await)),
             ("hostd/status.json", self.status().await),
             ("hostd/sandboxes.json", self.sandboxes().await),
             ("hostd/snapshots.json", self.snapshots().await.unwrap_or_default()),
             ("hostd/functions.json", functions),
         ];
-        self.operation.bundle(told).await
+        let files = self.configuration.clone();
+        let (parts, secrets) = blocking(move || config::for_bundle(&files)).await;
+        self.operation.bundle(Told { documents, parts, secrets }).await
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

@@ -35,6 +35,9 @@ const BINARIES: [(&str, &str); 3] =
 /// Why there is no image.
 #[derive(Debug, Error)]
 pub enum AssembleError {
+    /// The built-in configuration is wrong.
+    #[error("{0}")]
+    Configuration(String),
     /// A kernel is missing.
     #[error("No kernel")]
     Kernel(#[from] KernelError),
@@ -80,6 +83,10 @@ pub fn image(
     cache: &Cache,
     prebuilt: Option<&Path>,
 ) -> Result<(Manifest, bool), AssembleError> {
+    let mistakes = mote_config::check_built_in(&files::read_text(&project.file("config/mote.toml"))?);
+    if !mistakes.is_empty() {
+        return Err(AssembleError::Configuration(mistakes.join("\n")));
+    }
     // First, because it is what a developer breaks.
     let folder = match prebuilt {
         Some(folder) => folder.to_path_buf(),

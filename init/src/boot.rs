@@ -4,7 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mote_config::{API_FILE, Layer};
+use tokio::sync::watch;
+
 use crate::clock;
+use crate::configuration::{self, metadata, partition};
 use crate::disk::{data, system};
 use crate::log;
 use crate::machine::Machine;
@@ -12,7 +16,8 @@ use crate::net;
 use crate::ntp;
 use crate::sequence::{Failure, Outcome, Phase, Task};
 use crate::service::hostd::{self, Status};
-use crate::sys::adjust::Kernel;
+use crate::service::tool;
+use crate::sys::adjust::{Clock, Kernel};
 use crate::sys::{button, cgroup, entropy, mounts, sysctl};
 
 use Failure::{Degrades, Ends};
@@ -35,6 +40,7 @@ const DATA: Duration = Duration::from_secs(1500);
 #[rustfmt::skip]
 pub const SEQUENCE: &[Phase] = &[
     Phase { name: "ground", tasks: &[
+        CONFIGURATION,
         Task { name: "network",  bound: QUICK, failure: Degrades, run: |m| Box::pin(network(m)) },
         Task { name: "settings", bound: QUICK, failure: Degrades, run: |m| Box::pin(settings(m)) },
         Task { name: "cgroups",  bound: QUICK, failure: Degrades, run: |m| Box::pin(cgroups(m)) },
@@ -49,13 +55,20 @@ pub const SEQUENCE: &[Phase] = &[
 ];
 
 /// What is left to do when the system image was not there at first.
-const LATE: &[Phase] = &[Phase { name: "system", tasks: &[SYSTEM] }, DATA_PHASE, SERVICE_PHASE];
+const LATE: &[Phase] =
+    &[Phase { name: "system", tasks: &[CONFIGURATION, SYSTEM] }, DATA_PHASE, SERVICE_PHASE];
+
+const CONFIGURATION: Task =
+    Task { name: "configuration", bound: DISKS, failure: Degrades, run: |m| Box::pin(find_configuration(m)) };
 
 const SYSTEM: Task = Task { name: "system", bound: DISKS, failure: Ends, run: |m| Box::pin(system_disk(m)) };
 
 const DATA_PHASE: Phase = Phase {
     name: "data",
-    tasks: &[Task { name: "data", bound: DATA, failure: Degrades, run: |m| Box::pin(data_disk(m)) }],
+    tasks: &[
+        Task { name: "data", bound: DATA, failure: Degrades, run: |m| Box::pin(data_disk(m)) },
+        Task { name: "user-data", bound: QUICK, failure: Degrades, run: |m| Box::pin(user_data(m)) },
+    ],
 };
 
 const SERVICE_PHASE: Phase = Phase {
@@ -66,6 +79,15 @@ const SERVICE_PHASE: Phase = Phase {
 /// How long the network may delay the line that says the machine is ready (never hostd).
 const READY_WITHOUT_NETWORK: Duration = Duration::from_secs(8);
 
+/// The network waits so long for layers of the configuration that may say how it is to be.
+const CONFIGURED: Duration = Duration::from_secs(15);
+
+/// An address may take so long until user data is asked for without: there may be one the kernel got.
+const ADDRESSED: Duration = Duration::from_secs(60);
+
+/// The service waits so long for user data; what comes later has it started anew.
+const USER_DATA: Duration = Duration::from_secs(18);
+
 /// A system image that is late is mounted whenever it comes; this often the console is told.
 const REMIND: Duration = Duration::from_secs(60);
 
@@ -75,6 +97,7 @@ pub async fn run(machine: Arc<Machine>) {
     let mut rest = SEQUENCE;
     while !crate::sequence::run(rest, &machine).await {
         rest = LATE;
+        machine.system_seen.send_replace(false);
         log::line("no usable system image; looking again, the power button works");
         tokio::time::sleep(REMIND).await;
     }
@@ -88,13 +111,108 @@ pub async fn run(machine: Arc<Machine>) {
 }
 
 async fn network(machine: Arc<Machine>) -> Outcome {
-    // What is started here goes on whatever becomes of this step: nothing is worse than no network.
-    let wish = net::Wish { hostname: machine.options.hostname.clone(), fixed: machine.options.fixed.clone() };
-    tokio::spawn(net::run(wish, machine.network.clone()));
-    tokio::spawn(follow_address(Arc::clone(&machine)));
-    rustix::system::sethostname(machine.options.hostname.as_bytes())?;
     net::loopback().await?;
-    Ok(format!("{}, loopback up, others follow", machine.options.hostname))
+    // What is started here goes on whatever becomes of this step: nothing is worse than no network.
+    tokio::spawn(follow_configuration(Arc::clone(&machine)));
+    tokio::spawn(follow_address(Arc::clone(&machine)));
+    Ok("loopback up, others follow".to_owned())
+}
+
+/// Names the machine and sets up its network as the configuration says, as soon as it is known and whenever it changes.
+async fn follow_configuration(machine: Arc<Machine>) {
+    let mut known = machine.configuration.follow();
+    // If the disks take too long, by what the command line says.
+    let _ = tokio::time::timeout(CONFIGURED, known.wait_for(|known| known.ready)).await;
+    let mut wishes: Option<watch::Sender<net::Wish>> = None;
+    loop {
+        let options = known.borrow_and_update().options.clone();
+        if let Err(error) = rustix::system::sethostname(options.hostname.as_bytes()) {
+            log::line(&format!("Cannot name the machine {}: {error}", options.hostname));
+        }
+        let wish = net::Wish { hostname: options.hostname, interfaces: options.interfaces, dns: options.dns };
+        match &wishes {
+            Some(wishes) => {
+                wishes.send_if_modified(|old| std::mem::replace(old, wish.clone()) != wish);
+            }
+            None => {
+                let (sender, receiver) = watch::channel(wish);
+                tokio::spawn(net::run(receiver, machine.network.clone()));
+                wishes = Some(sender);
+            }
+        }
+        if known.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the layer that is on the system's disk.
+async fn find_configuration(machine: Arc<Machine>) -> Outcome {
+    let wait = 2 * machine.configuration.options().disk_wait;
+    let found = partition::find(machine.system_seen.subscribe(), wait).await;
+    if let Ok(Some(source)) = &found {
+        machine.configuration.put(source.clone());
+    }
+    machine.configuration.ready();
+    Ok(match found? {
+        Some(source) => format!("{} from the {}", source.name, source.layer),
+        None => "no partition with a mote.toml".to_owned(),
+    })
+}
+
+/// Asks for the layer that the cloud has for this machine, where there is one.
+async fn user_data(machine: Arc<Machine>) -> Outcome {
+    if !metadata::wanted(machine.configuration.options().metadata) {
+        return Ok("not asked for".to_owned());
+    }
+    let mut asking = tokio::spawn(ask_for_user_data(Arc::clone(&machine)));
+    match tokio::time::timeout(USER_DATA, &mut asking).await {
+        Ok(asked) => Ok(if asked?? { "read" } else { "this machine has none" }.to_owned()),
+        Err(_) => {
+            tokio::spawn(late_user_data(machine, asking));
+            Err("no answer yet; hostd is started without, and anew when there is one".into())
+        }
+    }
+}
+
+/// What nobody waits for any more.
+async fn late_user_data(
+    machine: Arc<Machine>,
+    asking: tokio::task::JoinHandle<Result<bool, metadata::MetadataError>>,
+) {
+    let Ok(asked) = asking.await else { return };
+    machine.facts(|facts| {
+        // It has another end than this.
+        facts.problems.retain(|problem| !problem.starts_with("user-data: "));
+        if let Err(error) = &asked {
+            facts.problems.push(format!("user-data: {}", crate::text::chain(error)));
+        }
+        facts.write();
+    });
+    match asked {
+        Err(error) => log::line(&format!("user data: {}", crate::text::chain(&error))),
+        Ok(false) => log::line("user data: this machine has none"),
+        Ok(true) => {
+            machine.configuration.write();
+            // The hostd that was started does not know it.
+            if let Status::Running(pid) = *machine.hostd.status().borrow() {
+                log::line("user data: read; hostd is started anew");
+                tool::send(pid, nix::sys::signal::Signal::SIGTERM);
+            }
+        }
+    }
+}
+
+/// Adds the layer; false if the machine has no user data.
+async fn ask_for_user_data(machine: Arc<Machine>) -> Result<bool, metadata::MetadataError> {
+    let mut network = machine.network.subscribe();
+    // The time bound is an answer, too.
+    let _ = tokio::time::timeout(ADDRESSED, network.wait_for(|state| state.address.is_some())).await;
+    let Some(source) = metadata::fetch(machine.configuration.options().metadata_url).await? else {
+        return Ok(false);
+    };
+    machine.configuration.put(source);
+    Ok(true)
 }
 
 /// Keeps the address in `boot.toml` up to date: hostd reads it when it wants to know, and the address may
@@ -130,14 +248,32 @@ async fn set_clock(machine: Arc<Machine>) -> Outcome {
         facts.clock.clone_from(&source);
     });
     // What is started here waits for the network, and nothing for it.
-    tokio::spawn(ntp::run(
-        machine.options.ntp.clone(),
-        Kernel,
-        machine.network.subscribe(),
-        machine.time.clone(),
-    ));
+    tokio::spawn(keep_time(Arc::clone(&machine)));
     tokio::spawn(follow_time(Arc::clone(&machine)));
     Ok(format!("from {source}"))
+}
+
+/// Asks for the time whom the configuration says, as soon as it is known and whenever it changes.
+async fn keep_time(machine: Arc<Machine>) {
+    let mut known = machine.configuration.follow();
+    // If the disks take too long, by what the command line says.
+    let _ = tokio::time::timeout(CONFIGURED, known.wait_for(|known| known.ready)).await;
+    loop {
+        let wish = known.borrow_and_update().options.ntp.clone();
+        let asking = ntp::run(wish.clone(), Kernel, machine.network.subscribe(), machine.time.clone());
+        tokio::select! {
+            () = async { asking.await; std::future::pending().await } => {}
+            changed = known.wait_for(|known| known.options.ntp != wish) => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+        // The next one measures anew.
+        if let Err(error) = Kernel.pace(0) {
+            log::line(&format!("clock: {}", crate::text::chain(&error)));
+        }
+    }
 }
 
 /// Keeps what `boot.toml` says of the clock up to date.
@@ -180,7 +316,9 @@ async fn watchdog(machine: Arc<Machine>) -> Outcome {
 }
 
 async fn system_disk(machine: Arc<Machine>) -> Outcome {
-    let partition = system::mount(2 * machine.options.disk_wait).await?;
+    let found = system::mount(2 * machine.configuration.options().disk_wait).await;
+    machine.system_seen.send_replace(true);
+    let partition = found?;
     // Its pages are read while the data disk is made ready. A hint: failing costs a little time.
     tokio::task::spawn_blocking(|| {
         let program = std::fs::File::open(hostd::PROGRAM)?;
@@ -195,19 +333,18 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
         facts.data.state = data::State::Failed;
         facts.data.detail = "preparing the data disk took too long".to_owned();
     });
-    let report = data::prepare(&machine.reaper, machine.options.disk_wait, machine.options.data_repair).await;
+    let options = machine.configuration.options();
+    let report = data::prepare(&machine.reaper, options.disk_wait, options.data_repair).await;
     machine.facts(|facts| facts.data = report.clone());
     if matches!(report.state, data::State::Absent | data::State::Failed) {
         mounts::mount_barrier(data::TARGET)?;
+    } else {
+        set_by_api(&machine).await;
     }
     if report.state == data::State::Ok {
         machine.crashes.disk_is_ready();
     }
-    let crashes = machine.crashes.collect().await;
-    if crashes > 0 {
-        machine
-            .problem(format!("The kernel crashed before this boot ({crashes} times): see /system/crashes"));
-    }
+    machine.crashes.collect().await;
     let said = if report.detail.is_empty() { "clean".to_owned() } else { report.detail };
     match report.state {
         data::State::Ok => Ok(format!("on {}, {said}", data::TARGET)),
@@ -217,9 +354,30 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
     }
 }
 
+/// Reads the layer that the API has set.
+async fn set_by_api(machine: &Machine) {
+    if !machine.configuration.options().api_layer {
+        log::line("configuration: what the API has set does not count (machine.api_layer)");
+        return;
+    }
+    let path = Path::new(data::TARGET).join(API_FILE);
+    let reading = tokio::task::spawn_blocking(move || {
+        configuration::read(&path, Layer::Api, &path.display().to_string())
+    });
+    match reading.await {
+        Ok(Ok(Some(source))) => {
+            machine.configuration.put(source);
+        }
+        Ok(Ok(None)) | Err(_) => {}
+        // hostd reads it again, and says so at /healthz.
+        Ok(Err(error)) => log::line(&format!("configuration: Cannot read {API_FILE}: {error}")),
+    }
+}
+
 async fn service(machine: Arc<Machine>) -> Outcome {
+    machine.configuration.write();
     machine.facts(|facts| facts.write());
-    let level = machine.options.service.get("log.level").cloned().unwrap_or_else(|| "info".to_owned());
+    let level = machine.configuration.options().log_level;
     let mut status = machine.hostd.status();
     let supervisor = Arc::clone(&machine);
     tokio::spawn(async move {
@@ -233,4 +391,37 @@ async fn service(machine: Arc<Machine>) -> Outcome {
 
 async fn blocking<T: Send + 'static>(work: fn() -> T) -> Result<T, tokio::task::JoinError> {
     tokio::task::spawn_blocking(work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cmdline::Cmdline;
+    use crate::configuration::metadata::fake::Server;
+
+    fn machine(line: &str) -> Arc<Machine> {
+        Arc::new(Machine::new(Cmdline::parse(line), tokio::sync::mpsc::channel(1).0))
+    }
+
+    #[tokio::test]
+    async fn user_data_is_a_layer_once_there_is_an_address() {
+        let server = Server::start(Some(b"[machine]\nhostname = 'cloud'\ndata_repair = true\n"), Vec::new());
+        let line = format!("mote.metadata=on mote.metadata_url={} mote.data_repair=no", server.base);
+        let machine = machine(&line);
+        let asked = tokio::spawn(user_data(Arc::clone(&machine)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(server.seen().is_empty(), "{:?}", server.seen());
+        machine.network.send_modify(|state| state.address = Some([192, 0, 2, 7].into()));
+        assert_eq!(asked.await.unwrap().unwrap(), "read");
+        let options = machine.configuration.options();
+        assert!(options.hostname == "cloud" && options.data_repair, "{options:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_for_user_data_unless_it_is_wanted() {
+        let server = Server::start(Some(b""), Vec::new());
+        let machine = machine(&format!("mote.metadata=off mote.metadata_url={}", server.base));
+        assert_eq!(user_data(machine).await.unwrap(), "not asked for");
+        assert!(server.seen().is_empty());
+    }
 }

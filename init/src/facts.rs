@@ -1,6 +1,5 @@
 //! What hostd is told: `/run/mote/boot.toml`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
@@ -29,8 +28,6 @@ pub struct Facts {
     pub problems: Vec<String>,
     /// The data disk.
     pub data: Report,
-    /// Options for hostd from the kernel command line.
-    pub options: BTreeMap<String, String>,
 }
 
 impl Facts {
@@ -61,7 +58,7 @@ mod tests {
         let facts = Facts {
             boot_id: "b".to_owned(),
             address: "10.0.2.15".to_owned(),
-            options: [("sandbox.vcpus".to_owned(), "2 \"x\"".to_owned())].into(),
+            problems: vec!["2 \"x\"".to_owned()],
             ..Facts::default()
         };
         facts.write_to(&path);
@@ -70,6 +67,6 @@ mod tests {
         assert_eq!(read["address"].as_str(), Some("10.0.2.15"));
         assert_eq!(read["data"]["state"].as_str(), Some("absent"));
         assert_eq!(read["data"]["formatted"].as_bool(), Some(false));
-        assert_eq!(read["options"]["sandbox.vcpus"].as_str(), Some("2 \"x\""));
+        assert_eq!(read["problems"][0].as_str(), Some("2 \"x\""));
     }
 }

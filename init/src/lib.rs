@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod boot;
 pub mod clock;
 pub mod cmdline;
+pub mod configuration;
 pub mod crash;
 pub mod disk;
 pub mod facts;
@@ -73,8 +74,8 @@ pub fn run() -> ! {
 async fn live(cmdline: Cmdline) -> ! {
     let (sink, mut stops) = mpsc::channel(STOPS);
     let machine = Arc::new(Machine::new(cmdline, sink));
-    for complaint in &machine.options.complaints {
-        log::line(complaint);
+    for problem in machine.configuration.resolved().problems() {
+        log::line(&problem);
     }
     match Signals::install() {
         Ok(signals) => {

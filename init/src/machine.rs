@@ -4,12 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
+use mote_config::Source;
+
 use crate::cmdline::Cmdline;
+use crate::configuration::Configuration;
 use crate::crash;
 use crate::facts::Facts;
 use crate::net;
 use crate::ntp;
-use crate::options::Options;
 use crate::reason::Stop;
 use crate::service::hostd::Hostd;
 use crate::service::reap::Reaper;
@@ -20,8 +22,10 @@ use crate::watchdog;
 pub struct Machine {
     /// The kernel command line.
     pub cmdline: Cmdline,
-    /// Our part of it.
-    pub options: Options,
+    /// What is set, by all layers found so far.
+    pub configuration: Configuration,
+    /// The system's disk was found, or will not be: whatever else is on it is there by now.
+    pub system_seen: watch::Sender<bool>,
     /// Reaps processes.
     pub reaper: Reaper,
     /// The one service.
@@ -42,19 +46,15 @@ pub struct Machine {
 impl Machine {
     /// A machine at the beginning of its boot.
     pub fn new(cmdline: Cmdline, stops: mpsc::Sender<Stop>) -> Self {
-        let options = Options::read(cmdline.options());
+        let configuration = Configuration::new(Source::options(cmdline.options()));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot_id = boot_id.trim().to_owned();
         let crashes = crash::Recorder::new(boot_id.clone());
-        let facts = Facts {
-            boot_id,
-            options: options.service.clone(),
-            problems: options.complaints.clone(),
-            ..Facts::default()
-        };
+        let facts = Facts { boot_id, ..Facts::default() };
         Self {
             cmdline,
-            options,
+            configuration,
+            system_seen: watch::Sender::new(false),
             reaper: Reaper::default(),
             hostd: Hostd::default(),
             network: watch::Sender::default(),

@@ -1,141 +1,115 @@
-//! Options that init itself understands; all others are passed on to hostd.
+//! What init itself takes from the configuration.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::net::fixed::{Fixed, FixedError};
+use mote_config::{Interface, Metadata, Resolved};
+
 use crate::ntp;
 
-/// Names of init's own options. hostd refuses keys it does not know, so these are kept from it.
-const OWN: &[&str] =
-    &["address", "gateway", "dns", "interface", "hostname", "disk_wait_s", "data_repair", "ntp"];
-
-/// Longest time an operator can make us wait for a disk.
-const MAX_DISK_WAIT_S: u64 = 600;
-
-/// What the command line asks of init.
+/// Settings of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Name of the machine: letters, digits, `-`, at most 63 of them.
     pub hostname: String,
-    /// Address given by hand instead of DHCP.
-    pub fixed: Option<Fixed>,
+    /// Interfaces set up by hand; if there are none, all use DHCP.
+    pub interfaces: Vec<Interface>,
+    /// Name servers given by hand: asked instead of those of DHCP servers.
+    pub dns: Vec<IpAddr>,
     /// How long a disk may take to appear.
     pub disk_wait: Duration,
     /// Let e2fsck repair what `-p` leaves to a person, at the risk of losing files.
     pub data_repair: bool,
     /// Whom to ask for the time.
     pub ntp: ntp::Wish,
-    /// The rest, for hostd.
-    pub service: BTreeMap<String, String>,
-    /// What was wrong with our own options, one sentence each.
-    pub complaints: Vec<String>,
+    /// When user data is asked for.
+    pub metadata: Metadata,
+    /// Where.
+    pub metadata_url: String,
+    /// Whether what the API has set counts.
+    pub api_layer: bool,
+    /// What hostd says.
+    pub log_level: String,
 }
 
 impl Options {
-    /// Reads init's options out of all `mote.*` options. A wrong value is reported and the default used:
-    /// a typing error must not make the box unreachable.
-    pub fn read(mut all: BTreeMap<String, String>) -> Self {
-        let mut complaints = Vec::new();
-        let own: BTreeMap<String, String> = OWN.iter().filter_map(|name| all.remove_entry(*name)).collect();
-        let get = |name: &str| own.get(name).map(String::as_str);
-
-        let hostname = match get("hostname") {
-            Some(name) if is_hostname(name) => name.to_owned(),
-            Some(name) => {
-                complaints.push(format!("mote.hostname={name} is not a host name; using mote"));
-                "mote".to_owned()
-            }
-            None => "mote".to_owned(),
-        };
-        let fixed = match Fixed::read(get("address"), get("gateway"), get("dns"), get("interface")) {
-            Ok(fixed) => Some(fixed),
-            Err(FixedError::NotAsked) => None,
-            Err(error) => {
-                complaints.push(format!("{error}; using DHCP"));
-                None
-            }
-        };
-        let disk_wait = match get("disk_wait_s").map(str::parse::<u64>) {
-            None => Duration::from_secs(5),
-            Some(Ok(seconds)) if seconds <= MAX_DISK_WAIT_S => Duration::from_secs(seconds),
-            Some(_) => {
-                complaints.push(format!("mote.disk_wait_s must be 0 to {MAX_DISK_WAIT_S}; using 5"));
-                Duration::from_secs(5)
-            }
-        };
-        let data_repair = match get("data_repair") {
-            None | Some("no" | "false") => false,
-            Some("yes" | "true") => true,
-            Some(other) => {
-                complaints.push(format!("mote.data_repair={other} is neither yes nor no; using no"));
-                false
-            }
-        };
-        let ntp = ntp::Wish::read(get("ntp")).unwrap_or_else(|error| {
-            complaints.push(format!("{error}; asking those built in"));
-            ntp::Wish::default()
-        });
-        Self { hostname, fixed, disk_wait, data_repair, ntp, service: all, complaints }
+    /// Takes them out of all layers together.
+    pub fn of(resolved: &Resolved) -> Self {
+        let machine = resolved.machine().unwrap_or_default();
+        let level = resolved.get("log.level").and_then(|setting| setting.value.as_str());
+        let servers = resolved.ntp().map(|ntp| ntp.servers).unwrap_or_default();
+        Self {
+            ntp: ntp::Wish::of(servers),
+            hostname: machine.hostname,
+            interfaces: machine.interfaces,
+            dns: machine.dns,
+            disk_wait: Duration::from_secs(machine.disk_wait_s),
+            data_repair: machine.data_repair,
+            metadata: machine.metadata,
+            api_layer: machine.api_layer,
+            metadata_url: machine.metadata_url,
+            log_level: level.unwrap_or("info").to_owned(),
+        }
     }
-}
-
-fn is_hostname(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cmdline::Cmdline;
+    use mote_config::{Source, resolve};
+    use proptest::prelude::*;
 
-    fn read(line: &str) -> Options {
-        Options::read(Cmdline::parse(line).options())
+    fn read(line: &str) -> (Options, Vec<String>) {
+        let resolved = resolve(&[Source::options(Cmdline::parse(line).options())]);
+        (Options::of(&resolved), resolved.problems())
     }
 
     #[test]
     fn defaults() {
-        let options = read("quiet");
+        let (options, problems) = read("quiet");
         assert_eq!(options.hostname, "mote");
-        assert_eq!(options.fixed, None);
-        assert!(!options.data_repair);
-        assert!(options.complaints.is_empty());
+        assert!(options.interfaces.is_empty() && !options.data_repair);
+        assert_eq!((options.disk_wait, options.log_level.as_str()), (Duration::from_secs(5), "info"));
+        assert!(problems.is_empty());
     }
 
     #[test]
-    fn own_options_stay_here_and_others_go_on() {
-        let options =
-            read("mote.hostname=edge-7 mote.sandbox.vcpus=2 mote.address=10.0.0.2/24 mote.disk_wait_s=30");
-        assert_eq!(options.hostname, "edge-7");
-        assert!(options.fixed.is_some());
-        assert_eq!(options.disk_wait, Duration::from_secs(30));
-        assert_eq!(options.service.len(), 1);
-        assert_eq!(options.service["sandbox.vcpus"], "2");
-    }
-
-    #[test]
-    fn wrong_values_are_reported_and_replaced() {
-        let options = read(
-            "mote.hostname=-x mote.address=10.0.0.2 mote.disk_wait_s=soon mote.data_repair=maybe mote.ntp=a;b",
+    fn words_of_the_command_line_are_settings() {
+        let (options, problems) = read(
+            "mote.hostname=edge-7 mote.sandbox.vcpus=2 mote.address=10.0.0.2/24 mote.disk_wait_s=30 mote.data_repair",
         );
-        assert_eq!(options.hostname, "mote");
-        assert_eq!(options.fixed, None);
-        assert_eq!(options.disk_wait, Duration::from_secs(5));
-        assert!(!options.data_repair);
-        assert_eq!(options.complaints.len(), 5, "{:?}", options.complaints);
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(options.hostname, "edge-7");
+        assert_eq!(options.interfaces.len(), 1);
+        assert_eq!(options.disk_wait, Duration::from_secs(30));
+        assert!(options.data_repair);
+        assert_eq!(options.ntp, ntp::Wish::default());
+        assert!(read("mote.ntp=off").0.ntp.servers.is_empty());
     }
 
     #[test]
-    fn hostnames_have_a_shape() {
-        for good in ["a", "mote", "a-b", "A9"] {
-            assert!(is_hostname(good), "{good}");
+    fn wrong_values_are_reported_and_the_rest_is_as_built_in() {
+        let (options, problems) =
+            read("mote.hostname=-x mote.address=10.0.0.2 mote.disk_wait_s=soon mote.data_repair=maybe");
+        assert_eq!(options, read("").0);
+        for word in
+            ["mote.hostname=-x", "mote.address=10.0.0.2", "mote.disk_wait_s=soon", "mote.data_repair=maybe"]
+        {
+            assert!(problems[0].contains(word), "{problems:?}");
         }
-        let long = "a".repeat(64);
-        for bad in ["", "-a", "a-", "a.b", "a b", "ä", &long] {
-            assert!(!is_hostname(bad), "{bad}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_gives_settings(
+            text in "(mote\\.(hostname|address|gateway|dns|interface|disk_wait_s|machine\\.interfaces|ntp\\.servers)=\\PC{0,20} ?|\\PC{0,30} ?){0,6}",
+        ) {
+            let (options, problems) = read(&text);
+            prop_assert!((1..=63).contains(&options.hostname.len()));
+            prop_assert!(options.disk_wait <= Duration::from_secs(600) && options.interfaces.len() <= 16);
+            prop_assert!(problems.len() <= 1);
+            prop_assert!(problems.iter().all(|problem| !problem.chars().any(char::is_control)));
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// An error and everything that caused it, outermost first, on one line.
@@ -23,6 +24,18 @@ pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
     name.push(".new");
     let staged = path.with_file_name(name);
     std::fs::write(&staged, text)?;
+    std::fs::rename(&staged, path)
+}
+
+/// The same for a file that only root may read.
+pub fn replace_secret_file(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let staged = path.with_file_name(name);
+    // One that is there already has the permissions it was made with.
+    let _ = std::fs::remove_file(&staged);
+    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&staged)?;
+    file.write_all(text.as_bytes())?;
     std::fs::rename(&staged, path)
 }
 

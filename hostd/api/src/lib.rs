@@ -8,7 +8,7 @@
 //! | Lambda REST API | `/2015-03-31/functions…` |
 //! | plain HTTP | `/function/{name}`, any method, any sub-path: [`web`] |
 //! | health | `/healthz`, `/readyz` |
-//! | the machine | `/system/status`, `/system/sandboxes`, `/system/logs`, `/system/crashes`, `/system/shutdown`, … |
+//! | the machine | `/system/status`, `/system/config`, `/system/sandboxes`, `/system/logs`, `/system/crashes`, … |
 
 mod app;
 mod body;
@@ -60,6 +60,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/system/status"),
+    ("GET, PUT", "/system/config"),
     ("GET, DELETE", "/system/sandboxes"),
     ("GET", "/system/snapshots"),
     ("POST", "/system/snapshots/{name}/record"),

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -117,6 +118,14 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Version, uptime and counts (processes, files, mounts, sandboxes, memory …) as a JSON object.
     fn status(&self) -> impl Future<Output = Value> + Send;
+
+    /// The configuration in the form of `mote.toml`, each value with the layer it comes from. No secrets.
+    fn configuration(&self) -> impl Future<Output = String> + Send;
+
+    /// Puts a text in the form of `mote.toml` in place of what was set this way before, and says how many keys it sets. It
+    /// takes effect when the machine starts again.
+    fn configure(&self, caller: &Caller, text: Bytes)
+    -> impl Future<Output = Result<usize, ApiError>> + Send;
 
     /// The sandboxes there are, as a JSON array.
     fn sandboxes(&self) -> impl Future<Output = Value> + Send;

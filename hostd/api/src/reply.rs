@@ -29,6 +29,12 @@ pub fn json(status: StatusCode, value: &Value) -> Response {
     (status, [content_type], Body::from(value.to_string())).into_response()
 }
 
+/// A text for people.
+pub fn text(status: StatusCode, text: String) -> Response {
+    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    (status, [content_type], Body::from(text)).into_response()
+}
+
 /// Puts what is known of a call into its answer's headers. What cannot be a header is left out.
 pub fn describe_call(headers: &mut HeaderMap, reply: &InvokeReply, log_tail: bool) {
     let mut put = |name: HeaderName, value: &str| {

@@ -35,6 +35,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
         .route("/healthz", get(healthz::<P>))
         .route("/readyz", get(readyz::<P>))
         .route("/system/status", get(status::<P>))
+        .route("/system/config", get(configuration::<P>).put(configure::<P>))
         .route("/system/sandboxes", get(sandboxes::<P>).delete(evict::<P>))
         .route("/system/shutdown", post(shutdown::<P>))
         .route("/system/reboot", post(reboot::<P>))
@@ -96,6 +97,20 @@ async fn readyz<P: Platform>(State(app): State<Arc<App<P>>>) -> Response {
 
 async fn status<P: Platform>(State(app): State<Arc<App<P>>>) -> Response {
     reply::json(StatusCode::OK, &app.platform.status().await)
+}
+
+async fn configuration<P: Platform>(State(app): State<Arc<App<P>>>) -> Response {
+    reply::text(StatusCode::OK, app.platform.configuration().await)
+}
+
+async fn configure<P: Platform>(
+    State(app): State<Arc<App<P>>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let caller = Caller::of(request.headers());
+    let body = app.events.read(request.into_body(), invoke::event_too_large).await?;
+    let keys = app.platform.configure(&caller, body.bytes.clone()).await?;
+    Ok(reply::json(StatusCode::OK, &json!({ "keys": keys, "effect": "when the machine starts again" })))
 }
 
 async fn sandboxes<P: Platform>(State(app): State<Arc<App<P>>>) -> Response {

@@ -183,6 +183,12 @@ async fn the_machine_can_be_asked_and_told() {
     assert_eq!(get(&server, "/system/sandboxes").await.json().as_array().unwrap().len(), 3);
     assert_eq!(send(&server, "DELETE", "/system/sandboxes", "", b"").await.json(), json!({ "evicted": 3 }));
     assert_eq!(get(&server, "/system/sandboxes").await.json(), json!([]));
+    let shown = get(&server, "/system/config").await;
+    assert_eq!((shown.status, shown.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    let set = send(&server, "PUT", "/system/config", "", b"[sandbox]\nvcpus = 2\n").await;
+    assert_eq!(set.json(), json!({ "keys": 2, "effect": "when the machine starts again" }));
+    let wrong = send(&server, "PUT", "/system/config", "", b"\xff").await;
+    wrong.assert_error(400, "InvalidParameterValueException");
     for target in ["/system/logs?function=f&limit=2", "/system/logs/f?limit=2"] {
         let logs = get(&server, target).await.json();
         let lines = logs["lines"].as_array().unwrap();
@@ -200,7 +206,12 @@ async fn the_machine_can_be_asked_and_told() {
 #[tokio::test]
 async fn foreign_web_pages_do_not_change_the_machine() {
     let server = Server::start().await;
-    let changes = [("POST", "/system/shutdown"), ("POST", "/system/reboot"), ("DELETE", "/system/sandboxes")];
+    let changes = [
+        ("POST", "/system/shutdown"),
+        ("POST", "/system/reboot"),
+        ("DELETE", "/system/sandboxes"),
+        ("PUT", "/system/config"),
+    ];
     for foreign in [
         "Sec-Fetch-Site: cross-site",
         "Sec-Fetch-Site: same-site",

@@ -1,7 +1,8 @@
 //! Carries a [`Plan`] out over rtnetlink.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
@@ -28,19 +29,17 @@ pub enum ApplyError {
         /// Kernel index of the interface.
         index: u32,
         /// The address.
-        address: Ipv4Addr,
+        address: IpNet,
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
     /// A route could not be set.
-    #[error("Cannot set route {destination}/{prefix} of interface {index}")]
+    #[error("Cannot set route {destination} of interface {index}")]
     Route {
         /// Kernel index of the interface.
         index: u32,
         /// Network of the route.
-        destination: Ipv4Addr,
-        /// Its length in bits.
-        prefix: u8,
+        destination: IpNet,
         /// The kernel's answer.
         source: rtnetlink::Error,
     },
@@ -65,83 +64,95 @@ pub async fn apply(handle: &Handle, index: u32, new: &Plan, old: Option<&Plan>) 
             crate::log::line(&format!("network: {}", crate::text::chain(&error)));
         }
     }
-    if let Some(old) = old.filter(|old| (old.address, old.prefix) != (new.address, new.prefix)) {
-        // First out, then in: a second address of the same network is a secondary one to the kernel, and
-        // would vanish together with the first.
-        remove_address(handle, index, old).await?;
+    // First out, then in: a second address of the same network is a secondary one to the kernel, and would vanish together
+    // with the first.
+    for address in old.iter().flat_map(|old| &old.addresses).filter(|old| !new.addresses.contains(old)) {
+        remove_address(handle, index, *address).await?;
     }
-    add_address(handle, index, new).await?;
+    for address in &new.addresses {
+        add_address(handle, index, *address, new.lifetime_s).await?;
+    }
     for route in &new.routes {
-        let message = route_message(index, new, route);
+        let Some(message) = route_message(index, new, route) else { continue };
         let added = handle.route().add(message).replace().execute().await;
-        added.map_err(|source| ApplyError::Route {
-            index,
-            destination: route.destination,
-            prefix: route.prefix,
-            source,
-        })?;
+        added.map_err(|source| ApplyError::Route { index, destination: route.destination, source })?;
     }
     let Some(old) = old else { return Ok(()) };
-    for route in old.routes.iter().filter(|route| !new.routes.iter().any(|kept| same_key(kept, route))) {
+    let kept = |route: &Route| new.routes.iter().any(|kept| kept.destination == route.destination);
+    for message in
+        old.routes.iter().filter(|route| !kept(route)).filter_map(|route| route_message(index, old, route))
+    {
         // Already gone is as good as removed.
-        let _ = handle.route().del(route_message(index, old, route)).execute().await;
+        let _ = handle.route().del(message).execute().await;
     }
     Ok(())
 }
 
-/// Takes the address away; the kernel drops its routes with it.
+/// Takes the addresses away, and the routes: the kernel drops those of IPv4 with the address.
 pub async fn withdraw(handle: &Handle, index: u32, plan: &Plan) -> Result<(), ApplyError> {
-    remove_address(handle, index, plan).await
+    for message in plan.routes.iter().filter_map(|route| route_message(index, plan, route)) {
+        let _ = handle.route().del(message).execute().await;
+    }
+    for address in &plan.addresses {
+        remove_address(handle, index, *address).await?;
+    }
+    Ok(())
 }
 
-async fn add_address(handle: &Handle, index: u32, plan: &Plan) -> Result<(), ApplyError> {
-    let mut request = handle.address().add(index, IpAddr::V4(plan.address), plan.prefix).replace();
-    if let Some(seconds) = plan.lifetime_s {
+async fn add_address(
+    handle: &Handle,
+    index: u32,
+    address: IpNet,
+    lifetime_s: Option<u32>,
+) -> Result<(), ApplyError> {
+    let mut request = handle.address().add(index, address.addr(), address.prefix_len()).replace();
+    if let Some(seconds) = lifetime_s {
         // The kernel removes the address by itself if nobody renews it: no lease is ever overstayed.
         let mut lifetime = CacheInfo::default();
         lifetime.ifa_valid = seconds;
         lifetime.ifa_preferred = seconds;
         request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetime));
     }
-    let added = request.execute().await;
-    added.map_err(|source| ApplyError::Address { index, address: plan.address, source })
+    request.execute().await.map_err(|source| ApplyError::Address { index, address, source })
 }
 
-async fn remove_address(handle: &Handle, index: u32, plan: &Plan) -> Result<(), ApplyError> {
+async fn remove_address(handle: &Handle, index: u32, address: IpNet) -> Result<(), ApplyError> {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = if address.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.index = index;
-    message.header.prefix_len = plan.prefix;
-    message.attributes.push(AddressAttribute::Local(IpAddr::V4(plan.address)));
+    message.header.prefix_len = address.prefix_len();
+    message.attributes.push(AddressAttribute::Local(address.addr()));
     match handle.address().del(message).execute().await {
         // The lease ran out and the kernel was quicker.
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EADDRNOTAVAIL => Ok(()),
-        other => other.map_err(|source| ApplyError::Address { index, address: plan.address, source }),
+        other => other.map_err(|source| ApplyError::Address { index, address, source }),
     }
 }
 
-fn same_key(a: &Route, b: &Route) -> bool {
-    (a.destination, a.prefix) == (b.destination, b.prefix)
-}
-
-fn route_message(index: u32, plan: &Plan, route: &Route) -> RouteMessage {
-    let mut message = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.destination, route.prefix)
+/// The route as the kernel takes it; none for one whose gateway is of another protocol, which no plan has.
+fn route_message(index: u32, plan: &Plan, route: &Route) -> Option<RouteMessage> {
+    let destination = route.destination;
+    let mut message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.addr(), destination.prefix_len())
+        .ok()?
         .output_interface(index)
         .protocol(if plan.lifetime_s.is_some() { RouteProtocol::Dhcp } else { RouteProtocol::Static })
-        .pref_source(plan.address)
         // Of two interfaces with a default route, the one with the lower index wins, always.
         .priority(metric(index));
+    // An IPv6 address is tentative at first, and a route from it would be refused.
+    if let Some(source) = plan.source(destination.addr()).filter(IpAddr::is_ipv4) {
+        message = message.pref_source(source).ok()?;
+    }
     match route.gateway {
         Some(gateway) => {
-            message = message.gateway(gateway);
+            message = message.gateway(gateway).ok()?;
             if plan.is_off_link(gateway) {
                 message = message.onlink();
             }
         }
         None => message = message.scope(RouteScope::Link),
     }
-    message.build()
+    Some(message.build())
 }
 
 fn metric(index: u32) -> u32 {
@@ -160,15 +171,12 @@ mod tests {
     }
 
     fn plan(last: u8, gateway: u8) -> Plan {
-        let gateway = Some(Ipv4Addr::new(192, 0, 2, gateway));
         Plan {
-            address: Ipv4Addr::new(192, 0, 2, last),
-            prefix: 24,
+            addresses: vec![format!("192.0.2.{last}/24").parse().unwrap()],
             lifetime_s: Some(600),
-            routes: vec![Route { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway }],
+            routes: vec![Route::out(IpAddr::from([192, 0, 2, gateway]))],
             mtu: Some(1400),
-            dns: Vec::new(),
-            domain: None,
+            ..Plan::default()
         }
     }
 
@@ -213,9 +221,41 @@ mod tests {
                 assert_eq!(ip(&["route"]), "");
 
                 let mut narrow = plan(9, 1);
-                narrow.prefix = 32;
+                narrow.addresses = vec!["192.0.2.9/32".parse().unwrap()];
                 apply(&handle, index, &narrow, None).await.unwrap();
                 assert!(ip(&["route"]).contains("onlink"), "{}", ip(&["route"]));
+                withdraw(&handle, index, &narrow).await.unwrap();
+
+                // By hand: several addresses, both protocols, a gateway on the link only.
+                let hand = Plan {
+                    addresses: ["198.51.100.7/24", "198.51.100.8/24", "2001:db8::7/64"]
+                        .map(|text| text.parse().unwrap())
+                        .into(),
+                    routes: vec![
+                        Route::out("198.51.100.1".parse().unwrap()),
+                        Route::out("fe80::1".parse().unwrap()),
+                    ],
+                    ..Plan::default()
+                };
+                apply(&handle, index, &hand, None).await.unwrap();
+                apply(&handle, index, &hand, Some(&hand)).await.unwrap();
+                let shown = ip(&["addr", "show", "d0"]);
+                for address in ["198.51.100.7/24", "198.51.100.8/24", "2001:db8::7/64"] {
+                    assert!(shown.contains(address), "{shown}");
+                }
+                assert!(shown.contains("valid_lft forever"), "{shown}");
+                assert!(ip(&["route"]).contains("default via 198.51.100.1"), "{}", ip(&["route"]));
+                let routes = ip(&["-6", "route"]);
+                assert!(routes.contains("default via fe80::1 dev d0"), "{routes}");
+                let fewer =
+                    Plan { addresses: hand.addresses[1..].to_vec(), routes: Vec::new(), ..Plan::default() };
+                apply(&handle, index, &fewer, Some(&hand)).await.unwrap();
+                let (shown, routes) = (ip(&["addr", "show", "d0"]), ip(&["-6", "route"]));
+                assert!(shown.contains("198.51.100.8/24") && !shown.contains("198.51.100.7/24"), "{shown}");
+                assert!(shown.contains("2001:db8::7/64") && !routes.contains("default"), "{shown}\n{routes}");
+                withdraw(&handle, index, &fewer).await.unwrap();
+                let shown = ip(&["addr", "show", "d0"]);
+                assert!(!shown.contains("198.51.100.") && !shown.contains("2001:db8::"), "{shown}");
             });
         });
         thread.join().unwrap();

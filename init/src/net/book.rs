@@ -67,6 +67,11 @@ impl Book {
         self.links.contains_key(&index)
     }
 
+    /// All of them, in the kernel's order.
+    pub fn links(&self) -> Vec<Seen> {
+        self.links.values().cloned().collect()
+    }
+
     /// Number of interfaces, and how many of them are connected.
     pub fn count(&self) -> (usize, usize) {
         (self.links.len(), self.links.values().filter(|link| link.up && link.carrier).count())

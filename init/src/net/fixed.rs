@@ -1,129 +1,134 @@
-//! An address given by hand: `mote.address=CIDR mote.gateway=IP mote.dns=IP[,IP] mote.interface=NAME`.
+//! What an operator wants of an interface: `machine.interfaces`. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::plan::{MAX_DNS, Plan, Route};
+use ipnet::IpNet;
+use mote_config::Interface;
 
-/// Wrong address options.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum FixedError {
-    /// Neither an address nor anything that needs one was given.
-    #[error("No address given")]
-    NotAsked,
-    /// The address is not `a.b.c.d/n`.
-    #[error("mote.address={0} is not an IPv4 address with prefix length, such as 192.0.2.7/24")]
-    Address(String),
-    /// The gateway is no address.
-    #[error("mote.gateway={0} is not an IPv4 address")]
-    Gateway(String),
-    /// A name server is no address, or there are too many.
-    #[error("mote.dns={0} is not a list of 1 to {MAX_DNS} IPv4 addresses")]
-    Dns(String),
-    /// The interface's name cannot be one.
-    #[error("mote.interface={0} is not the name of an interface")]
-    Interface(String),
-    /// Options that only make sense with an address.
-    #[error("mote.gateway without mote.address")]
-    NoAddress,
-}
+use super::book::Seen;
+use super::plan::{Plan, Route};
 
-/// The address, ready to be applied to an interface.
+/// What is to be done with an interface besides setting it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fixed {
-    /// Name of the interface; the first one that appears when not given.
-    pub interface: Option<String>,
-    /// What to set.
-    pub plan: Plan,
+pub struct Want {
+    /// Addresses and routes given by hand.
+    pub plan: Option<Plan>,
+    /// Ask a DHCP server for an IPv4 address.
+    pub dhcp: bool,
+    /// Take IPv6 addresses and routes from router advertisements.
+    pub advertised: bool,
 }
 
-impl Fixed {
-    /// Reads the four options.
-    pub fn read(
-        address: Option<&str>,
-        gateway: Option<&str>,
-        dns: Option<&str>,
-        interface: Option<&str>,
-    ) -> Result<Self, FixedError> {
-        let Some(text) = address else {
-            return Err(if gateway.is_some() { FixedError::NoAddress } else { FixedError::NotAsked });
+/// Which interface an entry is about is known when it is there.
+#[derive(Debug, Default)]
+pub struct Wants {
+    interfaces: Vec<Interface>,
+    /// The interface that the entry without a name is about, once one has come.
+    unnamed: Option<u32>,
+}
+
+impl Wants {
+    /// Of the entries; none: all use DHCP.
+    pub fn new(interfaces: Vec<Interface>) -> Self {
+        Self { interfaces, unnamed: None }
+    }
+
+    /// What is wanted of an interface that has come.
+    pub fn of(&mut self, link: &Seen) -> Want {
+        if self.interfaces.is_empty() {
+            return Want { plan: None, dhcp: true, advertised: true };
+        }
+        let named = self.interfaces.iter().find(|interface| interface.names(&link.name, link.mac));
+        let unnamed = || {
+            let interface = self.interfaces.iter().find(|interface| interface.name.is_none())?;
+            (self.unnamed.is_none_or(|index| index == link.index)).then_some(interface)
         };
-        let (address, prefix) = cidr(text).ok_or_else(|| FixedError::Address(text.to_owned()))?;
-        let routes = match gateway {
-            None => Vec::new(),
-            Some(text) => {
-                let gateway =
-                    text.parse().ok().filter(is_host).ok_or_else(|| FixedError::Gateway(text.to_owned()))?;
-                vec![Route { destination: Ipv4Addr::UNSPECIFIED, prefix: 0, gateway: Some(gateway) }]
+        match (named, unnamed()) {
+            (Some(interface), _) => want(interface),
+            (None, Some(interface)) => {
+                self.unnamed = Some(link.index);
+                want(interface)
             }
-        };
-        let dns = match dns {
-            None => Vec::new(),
-            Some(text) => text
-                .split(',')
-                .map(|part| part.trim().parse().ok().filter(is_host))
-                .collect::<Option<Vec<Ipv4Addr>>>()
-                .filter(|list| list.len() <= MAX_DNS)
-                .ok_or_else(|| FixedError::Dns(text.to_owned()))?,
-        };
-        let interface = match interface {
-            Some(name) if !is_interface(name) => return Err(FixedError::Interface(name.to_owned())),
-            other => other.map(str::to_owned),
-        };
-        let plan = Plan { address, prefix, lifetime_s: None, routes, mtu: None, dns, domain: None };
-        Ok(Self { interface, plan })
+            (None, None) => Want { plan: None, dhcp: false, advertised: false },
+        }
+    }
+
+    /// An interface is gone.
+    pub fn forget(&mut self, index: u32) {
+        self.unnamed = self.unnamed.filter(|unnamed| *unnamed != index);
     }
 }
 
-fn cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
-    let (address, prefix) = text.split_once('/')?;
-    let address = address.parse().ok().filter(is_host)?;
-    let prefix = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix))?;
-    Some((address, prefix))
-}
-
-/// An address a machine can have.
-pub(super) fn is_host(address: &Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.octets()[0] >= 240)
-}
-
-fn is_interface(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':')
+fn want(interface: &Interface) -> Want {
+    let plan = Plan {
+        addresses: interface.addresses.clone(),
+        routes: interface.gateways.iter().copied().map(Route::out).collect(),
+        mtu: interface.mtu,
+        ..Plan::default()
+    };
+    let has_v6 = interface.addresses.iter().map(IpNet::addr).any(|address: IpAddr| address.is_ipv6());
+    Want {
+        plan: Some(plan).filter(|plan| *plan != Plan::default()),
+        dhcp: interface.dhcp,
+        advertised: !has_v6,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn link(index: u32, name: &str) -> Seen {
+        let mac = [2, 0, 0, 0, 0, u8::try_from(index).unwrap()];
+        Seen { index, name: name.to_owned(), mac, up: false, carrier: false }
+    }
+
+    fn entry(name: Option<&str>, addresses: &[&str], dhcp: bool) -> Interface {
+        Interface {
+            name: name.map(str::to_owned),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            gateways: if addresses.is_empty() { Vec::new() } else { vec!["192.0.2.1".parse().unwrap()] },
+            dhcp,
+            mtu: None,
+        }
+    }
+
+    const NOTHING: Want = Want { plan: None, dhcp: false, advertised: false };
+
     #[test]
-    fn a_whole_set() {
-        let fixed =
-            Fixed::read(Some("192.0.2.7/24"), Some("192.0.2.1"), Some("9.9.9.9, 1.1.1.1"), Some("eth1"))
-                .unwrap();
-        assert_eq!(fixed.interface.as_deref(), Some("eth1"));
-        assert_eq!(fixed.plan.address, Ipv4Addr::new(192, 0, 2, 7));
-        assert_eq!(fixed.plan.prefix, 24);
-        assert_eq!(fixed.plan.routes.len(), 1);
-        assert_eq!(fixed.plan.dns.len(), 2);
+    fn without_entries_all_use_dhcp() {
+        let mut wants = Wants::default();
+        for index in 1..4 {
+            assert_eq!(wants.of(&link(index, "eth0")), Want { plan: None, dhcp: true, advertised: true });
+        }
     }
 
     #[test]
-    fn each_wrong_part_is_named() {
-        let read = Fixed::read;
-        assert_eq!(read(None, None, None, None), Err(FixedError::NotAsked));
-        assert_eq!(read(None, Some("10.0.0.1"), None, None), Err(FixedError::NoAddress));
-        for bad in ["10.0.0.1", "10.0.0.1/0", "10.0.0.1/33", "x/8", "224.0.0.1/8", "127.0.0.1/8", "0.0.0.0/8"]
-        {
-            assert_eq!(read(Some(bad), None, None, None), Err(FixedError::Address(bad.to_owned())));
+    fn entries_are_found_by_name_and_by_hardware_address() {
+        let mut wants = Wants::new(vec![
+            entry(Some("eth1"), &["192.0.2.7/24", "2001:db8::7/64"], false),
+            entry(Some("02:00:00:00:00:03"), &[], true),
+        ]);
+        let want = wants.of(&link(2, "eth1"));
+        let plan = want.plan.unwrap();
+        assert_eq!((plan.addresses.len(), plan.routes.len()), (2, 1));
+        assert!(!want.dhcp && !want.advertised);
+        assert_eq!(wants.of(&link(3, "eth0")), Want { plan: None, dhcp: true, advertised: true });
+        assert_eq!(wants.of(&link(4, "eth2")), NOTHING);
+    }
+
+    #[test]
+    fn the_entry_without_a_name_is_about_one_interface_at_a_time() {
+        let mut wants =
+            Wants::new(vec![entry(None, &["192.0.2.7/24"], false), entry(Some("eth1"), &[], true)]);
+        assert!(wants.of(&link(2, "eth1")).dhcp);
+        for _ in 0..2 {
+            assert!(wants.of(&link(3, "eth2")).plan.is_some());
+            assert_eq!(wants.of(&link(4, "eth3")), NOTHING);
         }
-        let good = Some("10.0.0.2/8");
-        assert!(matches!(read(good, Some("10.0.0"), None, None), Err(FixedError::Gateway(_))));
-        assert!(matches!(read(good, None, Some("1.1.1.1,"), None), Err(FixedError::Dns(_))));
-        assert!(matches!(read(good, None, None, Some("a/b")), Err(FixedError::Interface(_))));
+        wants.forget(4);
+        assert_eq!(wants.of(&link(4, "eth3")), NOTHING);
+        wants.forget(3);
+        assert!(wants.of(&link(4, "eth3")).plan.is_some());
     }
 }

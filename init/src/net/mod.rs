@@ -2,7 +2,9 @@
 //!
 //! One task (`run`) owns all of it from boot to power-off; a `dhcp::keep` task per connected interface
 //! tells it about leases. Nothing ever waits for it: the boot goes on, and `state` says when there is an
-//! address.
+//! address. What is wished for may change meanwhile: a layer of the configuration comes over the network.
+//!
+//! IPv6 addresses and routes that are advertised (SLAAC) are the kernel's matter; there is no DHCPv6 client.
 
 mod apply;
 mod book;
@@ -10,13 +12,16 @@ pub mod dhcp;
 pub mod fixed;
 pub mod names;
 pub mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use mote_config::Interface;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
@@ -28,7 +33,7 @@ use tokio::task::JoinHandle;
 pub use apply::ApplyError;
 use book::{Act, Book, Seen};
 use dhcp::Event;
-use fixed::Fixed;
+use fixed::{Want, Wants};
 use plan::Plan;
 
 use crate::log;
@@ -41,19 +46,37 @@ const REOPEN: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// The address of the first interface that has one.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// Nothing more is to be expected soon: there is an address, or an attempt has failed, or there is
     /// no connected interface.
     pub settled: bool,
 }
 
 /// What the network task is given.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     /// Name sent to DHCP servers and written to `/etc/hosts`.
     pub hostname: String,
-    /// Address given by hand.
-    pub fixed: Option<Fixed>,
+    /// Interfaces set up by hand; if there are none, all use DHCP.
+    pub interfaces: Vec<Interface>,
+    /// Name servers given by hand.
+    pub dns: Vec<IpAddr>,
+}
+
+/// What of the machine around it the task uses; tests have their own.
+#[derive(Debug, Clone)]
+struct Around {
+    /// Folder of `hosts` and `resolv.conf`.
+    etc: PathBuf,
+    /// Whether an interface of that name is the machine's own, and not one that hostd has made.
+    ours: fn(&str) -> bool,
+}
+
+/// Whose plan is set on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Origin {
+    Hand,
+    Lease,
 }
 
 /// Sets the loopback interface up.
@@ -76,9 +99,13 @@ pub enum LoopbackError {
     Apply(#[source] ApplyError),
 }
 
-/// Runs the network for ever.
-pub async fn run(wish: Wish, state: watch::Sender<State>) {
-    let mut network = Network::new(wish, state);
+/// Runs the network for ever, as is wished for now and whenever that changes.
+pub async fn run(wishes: watch::Receiver<Wish>, state: watch::Sender<State>) {
+    run_in(Around { etc: "/etc".into(), ours: is_physical }, wishes, state).await;
+}
+
+async fn run_in(around: Around, wishes: watch::Receiver<Wish>, state: watch::Sender<State>) {
+    let mut network = Network::new(around, wishes, state);
     network.write_files();
     loop {
         if let Err(error) = network.session().await {
@@ -100,10 +127,15 @@ enum SessionError {
 }
 
 struct Network {
+    around: Around,
+    wishes: watch::Receiver<Wish>,
     wish: Wish,
+    wants: Wants,
     state: watch::Sender<State>,
+    /// What is wanted of each interface.
+    wanted: BTreeMap<u32, Want>,
     /// What is set on each interface now.
-    applied: BTreeMap<u32, Plan>,
+    applied: BTreeMap<(u32, Origin), Plan>,
     keepers: BTreeMap<u32, JoinHandle<()>>,
     names: BTreeMap<u32, String>,
     events: mpsc::Sender<Event>,
@@ -111,11 +143,16 @@ struct Network {
 }
 
 impl Network {
-    fn new(wish: Wish, state: watch::Sender<State>) -> Self {
+    fn new(around: Around, mut wishes: watch::Receiver<Wish>, state: watch::Sender<State>) -> Self {
         let (events, inbox) = mpsc::channel(16);
+        let wish = wishes.borrow_and_update().clone();
         Self {
+            around,
+            wishes,
+            wants: Wants::new(wish.interfaces.clone()),
             wish,
             state,
+            wanted: BTreeMap::new(),
             applied: BTreeMap::new(),
             keepers: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -172,6 +209,7 @@ impl Network {
                     let Some(event) = event else { return Err(SessionError::Closed) };
                     self.leased(handle, event).await;
                 }
+                changed = next_wish(&mut self.wishes) => self.change(handle, book, changed).await,
             }
         }
     }
@@ -179,7 +217,7 @@ impl Network {
     async fn announced(&mut self, handle: &Handle, book: &mut Book, message: &LinkMessage) {
         let Some(link) = seen(message) else { return };
         // hostd makes virtual interfaces by the hundred; only those with a device behind them are ours.
-        if !book.knows(link.index) && !is_physical(&link.name) {
+        if !book.knows(link.index) && !(self.around.ours)(&link.name) {
             return;
         }
         for act in book.seen(link) {
@@ -190,23 +228,20 @@ impl Network {
     async fn act(&mut self, handle: &Handle, act: Act) {
         match act {
             Act::Raise(link) => {
+                let want = self.wants.of(&link);
+                // Before the interface is up: then the first advertisement may come.
+                advertised(&link.name, want.advertised);
                 if let Err(error) = apply::raise(handle, link.index, None).await {
                     log::line(&format!("network: {}: {}", link.name, chain(&error)));
                 }
-                if let Some(fixed) = self.fixed_for(&link).cloned() {
-                    self.set(handle, link.index, link.name, fixed.plan).await;
-                }
+                self.by_hand(handle, &link, want).await;
             }
             Act::Acquire(link) => {
                 self.names.insert(link.index, link.name.clone());
-                if let Some(fixed) = self.fixed_for(&link).cloned() {
-                    self.set(handle, link.index, link.name, fixed.plan).await;
-                } else if self.wish.fixed.is_none() {
-                    log::note(&format!("network: {}: connected, asking for an address", link.name));
-                    let keeper = dhcp::keep(link.clone(), self.wish.hostname.clone(), self.events.clone());
-                    if let Some(old) = self.keepers.insert(link.index, tokio::spawn(keeper)) {
-                        old.abort();
-                    }
+                let want = self.wants.of(&link);
+                self.by_hand(handle, &link, want.clone()).await;
+                if want.dhcp {
+                    self.start_keeper(link);
                 }
             }
             Act::Pause(index) => {
@@ -217,39 +252,76 @@ impl Network {
                 self.stop_keeper(index);
                 log::line(&format!("network: {}: gone", self.name(index)));
                 self.names.remove(&index);
-                if self.applied.remove(&index).is_some() {
+                self.wanted.remove(&index);
+                self.wants.forget(index);
+                let plans = [Origin::Hand, Origin::Lease].map(|origin| self.applied.remove(&(index, origin)));
+                if plans.iter().any(Option::is_some) {
                     self.write_files();
                 }
             }
         }
     }
 
-    /// The address given by hand, if it is for this interface: the named one, or the first that comes.
-    fn fixed_for(&self, link: &Seen) -> Option<&Fixed> {
-        let fixed = self.wish.fixed.as_ref()?;
-        let here = match &fixed.interface {
-            Some(name) => *name == link.name,
-            None => self.applied.keys().all(|index| *index == link.index),
-        };
-        here.then_some(fixed)
+    /// Sets what an operator wants of an interface, or takes away what one wanted before.
+    async fn by_hand(&mut self, handle: &Handle, link: &Seen, want: Want) {
+        match want.plan.clone() {
+            Some(plan) => self.set(handle, (link.index, Origin::Hand), link.name.clone(), plan).await,
+            None => self.withdraw(handle, (link.index, Origin::Hand)).await,
+        }
+        self.wanted.insert(link.index, want);
+    }
+
+    /// Something else is wished for.
+    async fn change(&mut self, handle: &Handle, book: &Book, wish: Wish) {
+        let before = std::mem::replace(&mut self.wish, wish);
+        if before.interfaces != self.wish.interfaces {
+            self.wants = Wants::new(self.wish.interfaces.clone());
+        }
+        for link in book.links() {
+            let want = self.wants.of(&link);
+            if self.wanted.get(&link.index) == Some(&want) {
+                continue;
+            }
+            log::line(&format!("network: {}: something else is wanted of it", link.name));
+            advertised(&link.name, want.advertised);
+            if !want.dhcp {
+                self.stop_keeper(link.index);
+                self.withdraw(handle, (link.index, Origin::Lease)).await;
+            }
+            self.by_hand(handle, &link, want.clone()).await;
+            if want.dhcp && link.up && link.carrier && !self.keepers.contains_key(&link.index) {
+                self.start_keeper(link);
+            }
+        }
+        self.write_files();
+    }
+
+    fn start_keeper(&mut self, link: Seen) {
+        log::note(&format!("network: {}: connected, asking for an address", link.name));
+        let index = link.index;
+        let keeper = dhcp::keep(link, self.wish.hostname.clone(), self.events.clone());
+        if let Some(old) = self.keepers.insert(index, tokio::spawn(keeper)) {
+            old.abort();
+        }
+    }
+
+    async fn withdraw(&mut self, handle: &Handle, place: (u32, Origin)) {
+        let Some(plan) = self.applied.remove(&place) else { return };
+        if let Err(error) = apply::withdraw(handle, place.0, &plan).await {
+            log::line(&format!("network: {}", chain(&error)));
+        }
+        self.write_files();
     }
 
     async fn leased(&mut self, handle: &Handle, event: Event) {
         match event {
             Event::Leased { index, plan } if self.keepers.contains_key(&index) => {
                 let name = self.name(index);
-                self.set(handle, index, name, plan).await;
+                self.set(handle, (index, Origin::Lease), name, plan).await;
             }
             // From a keeper that was stopped meanwhile.
             Event::Leased { .. } => {}
-            Event::Lost { index } => {
-                if let Some(plan) = self.applied.remove(&index) {
-                    if let Err(error) = apply::withdraw(handle, index, &plan).await {
-                        log::line(&format!("network: {}", chain(&error)));
-                    }
-                    self.write_files();
-                }
-            }
+            Event::Lost { index } => self.withdraw(handle, (index, Origin::Lease)).await,
             Event::Failed { index, reason } => {
                 log::line(&format!("network: {}: {reason}", self.name(index)));
                 self.settle();
@@ -257,19 +329,22 @@ impl Network {
         }
     }
 
-    async fn set(&mut self, handle: &Handle, index: u32, name: String, plan: Plan) {
-        let old = self.applied.get(&index);
-        let renewed = old.is_some_and(|old| old.address == plan.address);
+    async fn set(&mut self, handle: &Handle, place: (u32, Origin), name: String, plan: Plan) {
+        let index = place.0;
+        let old = self.applied.get(&place);
+        let renewed = old.is_some_and(|old| old.addresses == plan.addresses);
         if let Err(error) = apply::apply(handle, index, &plan, old).await {
             log::line(&format!("network: {name}: {}", chain(&error)));
             self.settle();
             return;
         }
         if !renewed {
-            log::line(&format!("network: {name}: address {}/{}", plan.address, plan.prefix));
+            for address in &plan.addresses {
+                log::line(&format!("network: {name}: address {address}"));
+            }
         }
         self.names.insert(index, name);
-        self.applied.insert(index, plan);
+        self.applied.insert(place, plan);
         self.write_files();
     }
 
@@ -289,14 +364,16 @@ impl Network {
 
     /// Writes names and tells the others.
     fn write_files(&self) {
-        let address = self.applied.values().next().map(|plan| plan.address);
+        let addresses = || self.applied.values().filter_map(Plan::address);
+        let address = addresses().find(IpAddr::is_ipv4).or_else(|| addresses().next());
         let files = [
-            ("/etc/hosts", names::hosts(&self.wish.hostname, address)),
-            ("/etc/resolv.conf", names::resolv_conf(self.applied.values())),
+            ("hosts", names::hosts(&self.wish.hostname, address)),
+            ("resolv.conf", names::resolv_conf(&self.wish.dns, self.applied.values())),
         ];
-        for (path, text) in files {
-            if let Err(error) = crate::text::replace_file(Path::new(path), &text) {
-                log::line(&format!("network: Cannot write {path}: {error}"));
+        for (name, text) in files {
+            let path = self.around.etc.join(name);
+            if let Err(error) = crate::text::replace_file(&path, &text) {
+                log::line(&format!("network: Cannot write {}: {error}", path.display()));
             }
         }
         self.state.send_if_modified(|state| {
@@ -304,6 +381,22 @@ impl Network {
             std::mem::replace(state, new.clone()) != new
         });
     }
+}
+
+/// The next wish; never if there will be none.
+async fn next_wish(wishes: &mut watch::Receiver<Wish>) -> Wish {
+    if wishes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    wishes.borrow_and_update().clone()
+}
+
+/// Whether the kernel takes addresses and routes from router advertisements on an interface. 2: although the machine
+/// may forward packets of its guests.
+fn advertised(name: &str, accepted: bool) {
+    let value = if accepted { "2" } else { "0" };
+    // Without IPv6 there is no such file.
+    let _ = std::fs::write(Path::new("/proc/sys/net/ipv6/conf").join(name).join("accept_ra"), value);
 }
 
 fn seen(message: &LinkMessage) -> Option<Seen> {

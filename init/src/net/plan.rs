@@ -1,8 +1,8 @@
 //! What an interface shall look like, and how to get there from what it looks like now. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::fixed::is_host;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Most name servers taken from one source; resolvers read three.
 pub const MAX_DNS: usize = 3;
@@ -19,29 +19,25 @@ const MAX_DOMAIN: usize = 253;
 /// A route through the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Network address; host bits are zero.
-    pub destination: Ipv4Addr,
-    /// Its length in bits, 0 for the default route.
-    pub prefix: u8,
-    /// Next hop; none means the destination is on the link itself.
-    pub gateway: Option<Ipv4Addr>,
+    /// Network; host bits are zero, the prefix of the default route is.
+    pub destination: IpNet,
+    /// Next hop, of the same protocol; none means the destination is on the link itself.
+    pub gateway: Option<IpAddr>,
 }
 
-/// The wanted state of one interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The wanted state of one interface, as far as one source (a lease, an operator) says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Our address.
-    pub address: Ipv4Addr,
-    /// Length of the network part in bits, 1 to 32.
-    pub prefix: u8,
-    /// Seconds until the kernel drops the address by itself; none means never.
+    /// Our addresses, with the length of the network part: at least one bit.
+    pub addresses: Vec<IpNet>,
+    /// Seconds until the kernel drops the addresses by itself; none means never.
     pub lifetime_s: Option<u32>,
     /// Routes, in the order they must be added.
     pub routes: Vec<Route>,
     /// MTU to set, if any.
     pub mtu: Option<u16>,
     /// Name servers, at most [`MAX_DNS`].
-    pub dns: Vec<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
     /// Search domain, already checked for what may stand in a file.
     pub domain: Option<String>,
 }
@@ -89,46 +85,73 @@ impl Plan {
         }
         let mask = offer.mask.unwrap_or(unspecified);
         let prefix = prefix_of(mask).ok_or(OfferError::Mask(mask))?;
+        let network = Ipv4Net::new(address, prefix).map_err(|_| OfferError::Mask(mask))?;
         let mut routes: Vec<Route> = if offer.classless.is_empty() {
             let gateway = offer.routers.iter().copied().find(is_host);
-            gateway
-                .map(|gateway| Route { destination: unspecified, prefix: 0, gateway: Some(gateway) })
-                .into_iter()
-                .collect()
+            gateway.map(|gateway| Route::out(gateway.into())).into_iter().collect()
         } else {
             offer.classless.iter().filter_map(classless).take(MAX_ROUTES).collect()
         };
         // Networks on the link first: a gateway may be reachable only through one of them.
         routes.sort_by_key(|route| route.gateway.is_some());
         Ok(Self {
-            address,
-            prefix,
+            addresses: vec![network.into()],
             lifetime_s: (offer.lease_s != u32::MAX).then_some(offer.lease_s),
             routes,
             mtu: offer.mtu.filter(|mtu| *mtu >= MIN_MTU),
-            dns: offer.dns.iter().copied().filter(is_host).take(MAX_DNS).collect(),
+            dns: offer.dns.iter().copied().filter(is_host).take(MAX_DNS).map(IpAddr::V4).collect(),
             domain: offer.domain.as_deref().filter(|name| is_domain(name)).map(str::to_owned),
         })
     }
 
-    /// Whether the gateway lies outside our own network, as with a /32 address: the route then needs
-    /// the on-link flag.
-    pub fn is_off_link(&self, gateway: Ipv4Addr) -> bool {
-        let mask = mask_of(self.prefix);
-        u32::from(gateway) & mask != u32::from(self.address) & mask
+    /// The address by which others know us: an IPv4 one if there is one.
+    pub fn address(&self) -> Option<IpAddr> {
+        let addresses = || self.addresses.iter().map(IpNet::addr);
+        addresses().find(IpAddr::is_ipv4).or_else(|| addresses().next())
+    }
+
+    /// Whether the gateway lies outside our own networks, as with a /32 address: the route then needs the on-link flag.
+    /// Link-local ones are on every link.
+    pub fn is_off_link(&self, gateway: IpAddr) -> bool {
+        let link_local = matches!(gateway, IpAddr::V6(gateway) if gateway.is_unicast_link_local());
+        !link_local && !self.addresses.iter().any(|network| network.contains(&gateway))
+    }
+
+    /// Our address of the protocol of `other`.
+    pub fn source(&self, other: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == other.is_ipv4())
     }
 }
 
+impl Route {
+    /// The default route.
+    pub fn out(gateway: IpAddr) -> Self {
+        let everything = match gateway {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+        };
+        Self { destination: everything, gateway: Some(gateway) }
+    }
+}
+
+/// An address a machine can have.
+fn is_host(address: &Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.octets()[0] >= 240)
+}
+
 fn classless(&(destination, prefix, router): &(Ipv4Addr, u8, Ipv4Addr)) -> Option<Route> {
-    if prefix > 32 || destination.is_multicast() || destination.is_loopback() {
+    if destination.is_multicast() || destination.is_loopback() {
         return None;
     }
-    let destination = Ipv4Addr::from(u32::from(destination) & mask_of(prefix));
+    let destination = Ipv4Net::new(destination, prefix).ok()?.trunc().into();
     let gateway = if router.is_unspecified() { None } else { Some(router).filter(is_host) };
     if gateway.is_none() && !router.is_unspecified() {
         return None;
     }
-    Some(Route { destination, prefix, gateway })
+    Some(Route { destination, gateway: gateway.map(IpAddr::V4) })
 }
 
 /// Bits of the network part as a mask.
@@ -166,10 +189,13 @@ mod tests {
     #[test]
     fn a_usual_lease() {
         let plan = Plan::from_offer(&offer()).unwrap();
-        assert_eq!((plan.prefix, plan.lifetime_s, plan.mtu), (24, Some(86400), None));
-        assert_eq!(plan.routes[0].gateway, Some(Ipv4Addr::new(10, 0, 2, 2)));
-        assert!(!plan.is_off_link(Ipv4Addr::new(10, 0, 2, 2)));
-        assert!(plan.is_off_link(Ipv4Addr::new(10, 0, 3, 2)));
+        assert_eq!(plan.addresses, ["10.0.2.15/24".parse().unwrap()]);
+        assert_eq!((plan.lifetime_s, plan.mtu), (Some(86400), None));
+        let router = IpAddr::from([10, 0, 2, 2]);
+        assert_eq!(plan.routes, [Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some(router) }]);
+        assert!(!plan.is_off_link(router));
+        assert!(plan.is_off_link(IpAddr::from([10, 0, 3, 2])));
+        assert!(!plan.is_off_link("fe80::1".parse().unwrap()));
     }
 
     #[test]
@@ -183,8 +209,8 @@ mod tests {
         ];
         let plan = Plan::from_offer(&Offer { classless, ..offer() }).unwrap();
         assert_eq!(plan.routes.len(), 3);
-        assert_eq!(plan.routes[0], Route { destination: router, prefix: 32, gateway: None });
-        assert_eq!(plan.routes[2].destination, Ipv4Addr::new(10, 0, 0, 0));
+        assert_eq!(plan.routes[0], Route { destination: IpAddr::V4(router).into(), gateway: None });
+        assert_eq!(plan.routes[2].destination, "10.0.0.0/8".parse().unwrap());
     }
 
     #[test]
@@ -233,12 +259,14 @@ mod tests {
                 domain,
             };
             if let Ok(plan) = Plan::from_offer(&offer) {
-                prop_assert!(is_host(&plan.address));
-                prop_assert!((1..=32).contains(&plan.prefix));
+                let [IpNet::V4(network)] = plan.addresses.as_slice() else { panic!("{plan:?}") };
+                prop_assert!(is_host(&network.addr()));
+                prop_assert!((1..=32).contains(&network.prefix_len()));
                 prop_assert!(plan.routes.len() <= MAX_ROUTES && plan.dns.len() <= MAX_DNS);
                 prop_assert!(plan.domain.iter().all(|name| !name.contains(char::is_whitespace)));
                 for route in &plan.routes {
-                    prop_assert_eq!(u32::from(route.destination) & !mask_of(route.prefix), 0);
+                    prop_assert_eq!(route.destination, route.destination.trunc());
+                    prop_assert!(route.destination.addr().is_ipv4());
                 }
             }
         }

@@ -72,8 +72,9 @@ fn phase(running: Running, heard: &Heard, started: Duration, now: Duration) -> P
 
 fn status(machine: &Machine, phase: Phase) -> Status {
     let heard = machine.hostd.health().borrow().clone();
-    let options = &machine.options.service;
-    let listen = options.get("api.listen").and_then(|text| text.parse::<SocketAddr>().ok());
+    let resolved = machine.configuration.resolved();
+    let listen =
+        resolved.get("api.listen").and_then(|setting| setting.value.as_str()?.parse::<SocketAddr>().ok());
     let mut problems = machine.facts(|facts| facts.problems.clone());
     match phase {
         // What it says is all there is to say, the clock included.
@@ -83,7 +84,7 @@ fn status(machine: &Machine, phase: Phase) -> Status {
     let mut seen = std::collections::BTreeSet::new();
     problems.retain(|problem| seen.insert(problem.clone()));
     Status {
-        hostname: machine.options.hostname.clone(),
+        hostname: machine.configuration.options().hostname,
         version: heard.version,
         slot: machine.cmdline.options().remove("slot").filter(|slot| matches!(slot.as_str(), "a" | "b")),
         address: machine.network.borrow().address,

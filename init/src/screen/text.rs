@@ -1,6 +1,6 @@
 //! What the status screen says. Pure.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::text::printable;
 
@@ -58,7 +58,7 @@ pub struct Status {
     /// The slot that is booted, if there are slots.
     pub slot: Option<String>,
     /// Where it can be reached.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// Port of the API.
     pub port: u16,
     /// How it stands.
@@ -70,7 +70,7 @@ pub struct Status {
 impl Status {
     fn place(&self) -> String {
         match self.address {
-            Some(address) => format!("http://{address}:{}/", self.port),
+            Some(address) => format!("http://{}/", SocketAddr::new(address, self.port)),
             None => "no address".to_owned(),
         }
     }
@@ -145,7 +145,7 @@ mod tests {
             hostname: "edge-7".to_owned(),
             version: "0.1.0".to_owned(),
             slot: Some("a".to_owned()),
-            address: Some(Ipv4Addr::new(192, 0, 2, 7)),
+            address: Some(IpAddr::from([192, 0, 2, 7])),
             port: 8080,
             phase: Phase::NotReady,
             problems: vec!["data-disk: no partition is labelled mote-data".to_owned()],

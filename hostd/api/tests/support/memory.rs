@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use mote_api::*;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -361,6 +362,17 @@ impl Platform for Memory {
 
     async fn status(&self) -> Value {
         json!({ "version": "test", "functions": self.functions.lock().unwrap().len() })
+    }
+
+    async fn configuration(&self) -> String {
+        "[machine]\nhostname = \"mote\"\n".to_owned()
+    }
+
+    async fn configure(&self, _: &Caller, text: Bytes) -> Result<usize, ApiError> {
+        match std::str::from_utf8(&text) {
+            Ok(text) => Ok(text.lines().count()),
+            Err(_) => Err(ApiError::InvalidParameterValue("mote.toml:1:1: Not UTF-8".to_owned())),
+        }
     }
 
     async fn sandboxes(&self) -> Value {
