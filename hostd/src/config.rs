@@ -11,13 +11,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mote_api::RestoreMode;
-use mote_config::Resolved;
+use mote_config::{KEYS, Resolved};
 use mote_snapshot::regions::WRITTEN_GAP;
 use mote_store::SnapshotKind;
 use serde::Deserialize;
 
 pub use network::{Layout, Network, TenantConfig};
 pub use sources::{Files, SetError};
+
+use crate::bundle::Part;
 
 /// Everything an operator can set for this service. The defaults and the meaning of every key stand in
 /// `config/mote.toml`, what is for others in sections of their own.
@@ -225,6 +227,21 @@ impl Config {
     /// When keys and types disagree.
     pub fn of(resolved: &Resolved) -> Result<Self, FormError> {
         Ok(resolved.table().try_into()?)
+    }
+}
+
+/// What a support bundle has of the configuration: a part of it, without secrets, and a document that is not to be in
+/// it, of which everything under the names of secrets is secret.
+pub fn for_bundle(files: &Files) -> (Vec<Part>, Vec<serde_json::Value>) {
+    const NAME: &str = "config/mote.toml";
+    match files.gather() {
+        Ok((resolved, _)) => {
+            let hidden = KEYS.iter().filter(|key| key.secret).filter_map(|key| resolved.get(key.path));
+            let hidden: Vec<&toml::Value> = hidden.map(|setting| &setting.value).collect();
+            let secrets = vec![serde_json::json!({ "secret": hidden }), serde_json::json!(resolved.table())];
+            (vec![Part::new(NAME, resolved.show(mote_config::schema::SCHEMA))], secrets)
+        }
+        Err(error) => (vec![Part::new(NAME, crate::text::chain(&error))], Vec::new()),
     }
 }
 

@@ -139,7 +139,6 @@ async fn run(arguments: &Arguments) -> ExitCode {
     let crashes = Crashes::new(config.paths.data.join("crashes"), config.paths.run.join("crashes"));
     let places = bundle::Places {
         root: PathBuf::from("/"),
-        config: PathBuf::from("/system/config/mote.toml"),
         boot: arguments.boot.clone(),
         version: arguments.version_file.clone(),
         run: config.paths.run.clone(),

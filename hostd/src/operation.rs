@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mote_api::{ApiError, Bundle, rfc3339};
-use serde_json::Value;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::bundle::{self, Part, Places};
+use crate::bundle::{self, Part, Places, Told};
 use crate::crashes::Crashes;
 use crate::syslog::{Status, Syslog};
 use crate::text::unix_ms;
@@ -44,13 +43,12 @@ impl Operation {
     }
 
     /// Begins a bundle with what hostd says of itself.
-    pub async fn bundle(&self, told: Vec<(&'static str, Value)>) -> Result<Bundle, ApiError> {
+    pub async fn bundle(&self, mut told: Told) -> Result<Bundle, ApiError> {
         let busy = |_| ApiError::Unavailable {
             message: "Another support bundle is being written".to_owned(),
             retry_after: BUSY,
         };
         let permit = Arc::clone(&self.bundles).try_acquire_owned().map_err(busy)?;
-        let mut crashes = Vec::new();
         // A disk that cannot be read is one more reason for a bundle.
         for summary in self.crashes.list().await.unwrap_or_default() {
             if let Ok(crash) = self.crashes.get(&summary.id.to_string()).await {
@@ -63,13 +61,13 @@ impl Operation {
                     crash.version,
                     crash.reason
                 );
-                crashes.push(Part::new(
+                told.parts.push(Part::new(
                     format!("crashes/{}.txt", summary.id),
                     format!("{head}\n\n{}", crash.text),
                 ));
             }
         }
-        let mut written = bundle::start(self.places.clone(), told, crashes);
+        let mut written = bundle::start(self.places.clone(), told);
         let (pieces, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             // Until all of it is taken, or nobody takes it.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::boot::BootFacts;
+use crate::bundle::Told;
 use crate::census::Census;
 use crate::config::{self, Files, SetError};
 use crate::deploy::{self, DeployError};
@@ -532,7 +533,7 @@ impl Platform for Appliance {
             }
             None => Value::Null,
         };
-        let told = vec![
+        let documents = vec![
             ("hostd/health.json", json!(self.health().await)),
             ("hostd/status.json", self.status().await),
             ("hostd/sandboxes.json", self.sandboxes().await),
@@ -540,7 +541,9 @@ impl Platform for Appliance {
             ("hostd/functions.json", functions),
             ("config/effective.json", json!(self.configuration().await.lines().collect::<Vec<_>>())),
         ];
-        self.operation.bundle(told).await
+        let files = self.configuration.clone();
+        let (parts, secrets) = blocking(move || config::for_bundle(&files)).await;
+        self.operation.bundle(Told { documents, parts, secrets }).await
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

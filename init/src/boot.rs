@@ -18,7 +18,7 @@ use crate::ntp;
 use crate::sequence::{Failure, Outcome, Phase, Task};
 use crate::service::hostd::{self, Status};
 use crate::service::tool;
-use crate::sys::adjust::Kernel;
+use crate::sys::adjust::{Clock, Kernel};
 use crate::sys::{button, cgroup, entropy, mounts, sysctl};
 
 use Failure::{Degrades, Ends};
@@ -124,20 +124,10 @@ async fn follow_configuration(machine: Arc<Machine>) {
     // If the disks take too long, by what the command line says.
     let _ = tokio::time::timeout(CONFIGURED, known.wait_for(|known| known.ready)).await;
     let mut wishes: Option<watch::Sender<net::Wish>> = None;
-    let mut time: Option<(ntp::Wish, tokio::task::JoinHandle<()>)> = None;
     loop {
         let options = known.borrow_and_update().options.clone();
         if let Err(error) = rustix::system::sethostname(options.hostname.as_bytes()) {
             log::line(&format!("Cannot name the machine {}: {error}", options.hostname));
-        }
-        // What is started here waits for the network, and nothing for it.
-        if time.as_ref().is_none_or(|(wish, _)| *wish != options.ntp) {
-            if let Some((_, task)) = time.take() {
-                task.abort();
-            }
-            let asking =
-                ntp::run(options.ntp.clone(), Kernel, machine.network.subscribe(), machine.time.clone());
-            time = Some((options.ntp, tokio::spawn(asking)));
         }
         let wish = net::Wish { hostname: options.hostname, interfaces: options.interfaces, dns: options.dns };
         match &wishes {
@@ -269,8 +259,33 @@ async fn set_clock(machine: Arc<Machine>) -> Outcome {
         facts.clock_ok = sound;
         facts.clock.clone_from(&source);
     });
+    // What is started here waits for the network, and nothing for it.
+    tokio::spawn(keep_time(Arc::clone(&machine)));
     tokio::spawn(follow_time(Arc::clone(&machine)));
     Ok(format!("from {source}"))
+}
+
+/// Asks for the time whom the configuration says, as soon as it is known and whenever it changes.
+async fn keep_time(machine: Arc<Machine>) {
+    let mut known = machine.configuration.follow();
+    // If the disks take too long, by what the command line says.
+    let _ = tokio::time::timeout(CONFIGURED, known.wait_for(|known| known.ready)).await;
+    loop {
+        let wish = known.borrow_and_update().options.ntp.clone();
+        let asking = ntp::run(wish.clone(), Kernel, machine.network.subscribe(), machine.time.clone());
+        tokio::select! {
+            () = async { asking.await; std::future::pending().await } => {}
+            changed = known.wait_for(|known| known.options.ntp != wish) => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+        // The next one measures anew.
+        if let Err(error) = Kernel.pace(0) {
+            log::line(&format!("clock: {}", crate::text::chain(&error)));
+        }
+    }
 }
 
 /// Keeps what `boot.toml` says of the clock up to date.
@@ -352,11 +367,7 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
     if report.state == data::State::Ok {
         machine.crashes.disk_is_ready();
     }
-    let crashes = machine.crashes.collect().await;
-    if crashes > 0 {
-        machine
-            .problem(format!("The kernel crashed before this boot ({crashes} times): see /system/crashes"));
-    }
+    machine.crashes.collect().await;
     let said = if report.detail.is_empty() { "clean".to_owned() } else { report.detail };
     match report.state {
         data::State::Ok => Ok(format!("on {}, {said}", data::TARGET)),

@@ -45,17 +45,17 @@ impl Options {
     /// Takes them out of all layers together.
     pub fn of(resolved: &Resolved) -> Self {
         let machine = resolved.machine().unwrap_or_default();
-        let ntp = resolved.ntp().map(|ntp| ntp.servers.join(",")).unwrap_or_default();
         let listen = resolved.get("api.listen").and_then(|setting| setting.value.as_str());
         let level = resolved.get("log.level").and_then(|setting| setting.value.as_str());
+        let servers = resolved.ntp().map(|ntp| ntp.servers).unwrap_or_default();
         Self {
+            ntp: ntp::Wish::of(servers),
             hostname: machine.hostname,
             interfaces: machine.interfaces,
             dns: machine.dns,
             disk_wait: Duration::from_secs(machine.disk_wait_s),
             data_repair: machine.data_repair,
             // What `mote-config` lets through, this takes, too.
-            ntp: ntp::Wish::read(Some(ntp.as_str()).filter(|text| !text.is_empty())).unwrap_or_default(),
             metadata: machine.metadata,
             api_layer: machine.api_layer,
             metadata_url: machine.metadata_url,
@@ -119,6 +119,8 @@ mod tests {
         assert_eq!(options.interfaces.len(), 1);
         assert_eq!(options.disk_wait, Duration::from_secs(30));
         assert!(options.data_repair);
+        assert_eq!(options.ntp, ntp::Wish::default());
+        assert!(read("mote.ntp=off").0.ntp.servers.is_empty());
     }
 
     #[test]

@@ -32,7 +32,7 @@ A support bundle of a Mote appliance. Secrets were taken out: values under names
 environment of functions, ...), the same values wherever else they stood, private keys, passwords in addresses.\n\
 \n\
 hostd/     what the service says: health, status, sandboxes, functions (without code), snapshots\n\
-config/    built-in configuration, and what was found and set at boot\n\
+config/    the configuration in force, and what was found and set at boot\n\
 logs/      of init and hostd, the last lines; what functions printed is not here\n\
 crashes/   records of crashes\n\
 kernel/    facts, and the kernel's log\n\
@@ -43,8 +43,6 @@ network/   names\n";
 pub struct Places {
     /// `/`, but in tests.
     pub root: PathBuf,
-    /// The built-in configuration.
-    pub config: PathBuf,
     /// What init found at boot.
     pub boot: PathBuf,
     /// What the system is of.
@@ -53,17 +51,24 @@ pub struct Places {
     pub run: PathBuf,
 }
 
-/// Begins to write a bundle: `told` is what hostd says of itself, by the names of its parts; `crashes` likewise.
-pub fn start(
-    places: Places,
-    told: Vec<(&'static str, Value)>,
-    crashes: Vec<Part>,
-) -> mpsc::Receiver<io::Result<Bytes>> {
+/// What is in a bundle besides files.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What hostd says of itself, by the names of the parts.
+    pub documents: Vec<(&'static str, Value)>,
+    /// More parts.
+    pub parts: Vec<Part>,
+    /// Documents that are not in it: what stands in them under names of secrets is secret everywhere.
+    pub secrets: Vec<Value>,
+}
+
+/// Begins to write a bundle.
+pub fn start(places: Places, told: Told) -> mpsc::Receiver<io::Result<Bytes>> {
     let (pieces, receiver) = mpsc::channel(PIECES);
     tokio::task::spawn_blocking(move || {
         let mut sink =
             Sink { pieces: pieces.clone(), waiting: Vec::with_capacity(PIECE), begun: Instant::now() };
-        if let Err(error) = write(&places, told, crashes, &mut sink).and_then(|()| sink.flush()) {
+        if let Err(error) = write(&places, told, &mut sink).and_then(|()| sink.flush()) {
             // Whoever reads sees that it is not whole, if anyone still reads.
             let _ = pieces.blocking_send(Err(error));
         }
@@ -72,23 +77,18 @@ pub fn start(
 }
 
 /// Writes the archive.
-fn write(
-    places: &Places,
-    told: Vec<(&'static str, Value)>,
-    crashes: Vec<Part>,
-    sink: &mut impl Write,
-) -> io::Result<()> {
-    let documents: Vec<(&str, Option<Part>)> = [
-        ("config/mote.toml", &places.config),
-        ("config/boot.toml", &places.boot),
-        ("config/version.toml", &places.version),
-    ]
-    .into_iter()
-    .map(|(name, path)| (name, sources::file(name, path)))
-    .collect();
+fn write(places: &Places, told: Told, sink: &mut impl Write) -> io::Result<()> {
+    let documents: Vec<(&str, Option<Part>)> =
+        [("config/boot.toml", &places.boot), ("config/version.toml", &places.version)]
+            .into_iter()
+            .map(|(name, path)| (name, sources::file(name, path)))
+            .collect();
     // All that is secret is known before anything is written.
     let mut redactor = Redactor::default();
-    told.iter().for_each(|(_, value)| redactor.learn(value));
+    told.secrets
+        .iter()
+        .chain(told.documents.iter().map(|(_, value)| value))
+        .for_each(|value| redactor.learn(value));
     let tables: Vec<(Part, Option<Value>)> = documents
         .into_iter()
         .filter_map(|(_, part)| part)
@@ -101,7 +101,7 @@ fn write(
 
     let mut archive = Archive { builder: tar::Builder::new(sink), size: 0, left_out: Vec::new() };
     archive.add(&Part::new("README", README))?;
-    for (name, value) in told {
+    for (name, value) in told.documents {
         let text = serde_json::to_string_pretty(&redactor.document(value)).map_err(io::Error::other)?;
         archive.add(&Part::new(name, text))?;
     }
@@ -115,7 +115,7 @@ fn write(
         .into_iter()
         .filter_map(|name| sources::file(&format!("logs/{name}"), &places.run.join(name)));
     let kernel_log = sources::kernel_log(places.root.join("dev/kmsg"));
-    for part in crashes.into_iter().chain(logs).chain(sources::kernel(&places.root)).chain(kernel_log) {
+    for part in told.parts.into_iter().chain(logs).chain(sources::kernel(&places.root)).chain(kernel_log) {
         archive.add(&Part::new(part.name, redactor.text(&part.text)))?;
     }
     archive.end()

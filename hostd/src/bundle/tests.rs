@@ -16,11 +16,14 @@ fn put(path: &Path, text: &str) {
 fn places(root: &Path) -> Places {
     Places {
         root: root.to_owned(),
-        config: root.join("mote.toml"),
         boot: root.join("boot.toml"),
         version: root.join("version"),
         run: root.join("run"),
     }
+}
+
+fn told(parts: Vec<Part>) -> Told {
+    Told { parts, ..Told::default() }
 }
 
 async fn read(mut pieces: mpsc::Receiver<io::Result<Bytes>>) -> BTreeMap<String, String> {
@@ -46,10 +49,7 @@ async fn all_parts_are_there_and_no_planted_secret() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let [key, cmdline, environment, token, pem] = PLANTED;
-    put(
-        &root.join("mote.toml"),
-        &format!("[api]\nlisten = \"x\"\n[[tenants]]\nname = \"blue\"\nkeys = [\"{key}\"]\n"),
-    );
+    let config = format!("[api]\nlisten = \"x\"\n[[tenants]]\nname = \"blue\"\nkeys = [\"{key}\"]\n");
     put(
         &root.join("boot.toml"),
         &format!("address = \"192.0.2.1\"\n[options]\n\"api.token\" = \"\"\"\n{token}\"\"\"\n"),
@@ -61,12 +61,14 @@ async fn all_parts_are_there_and_no_planted_secret() {
     );
     put(&root.join("run/log"), &said);
     put(&root.join("run/log.1"), "older\n");
-    let told = vec![
+    let documents = vec![
         ("hostd/health.json", json!({ "serving": true })),
         ("hostd/functions.json", json!([{ "name": "f", "environment": { "DB": environment } }])),
     ];
     let crash = Part::new("crashes/1-hostd-0.txt", format!("died with {environment}"));
-    let parts = read(start(places(root), told, vec![crash])).await;
+    let secrets = vec![toml::from_str(&config).unwrap()];
+    let told = Told { documents, parts: vec![Part::new("config/mote.toml", config), crash], secrets };
+    let parts = read(start(places(root), told)).await;
     for name in [
         "README",
         "hostd/health.json",
@@ -95,7 +97,7 @@ async fn all_parts_are_there_and_no_planted_secret() {
 async fn it_is_bounded_and_says_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let part = |number: usize| Part::new(format!("crashes/{number}"), "x\n".repeat(1 << 20) + "y");
-    let parts = read(start(places(folder.path()), Vec::new(), (0..18).map(part).collect())).await;
+    let parts = read(start(places(folder.path()), told((0..18).map(part).collect()))).await;
     let size: usize = parts.values().map(String::len).sum();
     assert!(size <= MOST + 4096, "{size}");
     assert_eq!(parts["crashes/0"].len(), sources::MOST_PART);
@@ -107,7 +109,7 @@ async fn it_is_bounded_and_says_what_is_missing() {
 async fn a_reader_who_leaves_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let parts = (0..8).map(|number| Part::new(number.to_string(), "x".repeat(1 << 20))).collect();
-    let mut pieces = start(places(folder.path()), Vec::new(), parts);
+    let mut pieces = start(places(folder.path()), told(parts));
     pieces.recv().await.unwrap().unwrap();
     drop(pieces);
     // The runtime waits for blocking work when it is dropped: this test would not end.

@@ -44,21 +44,18 @@ impl Recorder {
         self.write(crash).await;
     }
 
-    /// Notes what the kernel has kept of its last words, and has it forget them once they are on the disk. How many
-    /// crashes that were.
-    pub async fn collect(&self) -> usize {
+    /// Notes what the kernel has kept of its last words, and has it forget them once they are on the disk.
+    pub async fn collect(&self) {
         let folder = Path::new(pstore::FOLDER);
         let read = tokio::task::spawn_blocking(move || pstore::assemble(&pstore::read(folder)));
         let dumps = tokio::time::timeout(BOUND, read).await;
         let dumps = dumps.ok().and_then(Result::ok).unwrap_or_default();
-        let count = dumps.len();
         for dump in dumps {
             log::line(&format!("the kernel crashed: {}", dump.crash.reason));
             if self.write(dump.crash).await {
                 pstore::remove(folder, &dump.names);
             }
         }
-        count
     }
 
     /// Whether the record is on the disk.
