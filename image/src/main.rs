@@ -13,7 +13,7 @@ use mote_image::project::{Manifest, Project};
 use mote_image::qemu::accel::Accelerator;
 use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
-use mote_image::{assemble, disk, files, kernel};
+use mote_image::{assemble, disk, files, kernel, sbom};
 use serde_json::json;
 
 /// Assembles Mote's bootable image and runs it in QEMU.
@@ -37,6 +37,8 @@ enum Action {
     },
     /// Build the kernels only, and print where they are.
     Kernels,
+    /// Write into dist/ what the image is made of, and the licences of all of it.
+    Sbom,
     /// Boot the image and stay; Ctrl-C powers it off.
     Run(RunArgs),
     /// Print how `run` would start QEMU, for programs that start it themselves.
@@ -164,6 +166,7 @@ fn act(cli: Cli) -> Outcome {
             }
             Ok(())
         }
+        Action::Sbom => list_parts(&project),
         Action::Run(args) => run(&project, &args),
         Action::QemuArgs(args) => print_arguments(&project, &args),
         Action::Data { out, size } => Ok(disk::blank_data(&out, size, &seed())?),
@@ -178,6 +181,17 @@ fn build(project: &Project, binaries: Option<&Path>) -> Outcome {
     for file in [project.kernel(), project.initramfs(), project.system_disk()] {
         let size = std::fs::metadata(&file)?.len();
         say(&format!("{:>5} MiB  {}", size.div_ceil(1 << 20), file.display()));
+    }
+    Ok(())
+}
+
+fn list_parts(project: &Project) -> Outcome {
+    let start = Instant::now();
+    let made = sbom::make(project, &Cache::open()?)?;
+    let what = if made.new { "made" } else { "is up to date" };
+    say(&format!("list of parts {what} in {}", elapsed(start.elapsed())));
+    for path in [made.document, made.licences] {
+        say(&format!("           {}", path.display()));
     }
     Ok(())
 }
