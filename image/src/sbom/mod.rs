@@ -257,6 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_linked_here_makes_the_same_valid_document_twice() {
+        let project = Project::find(std::path::Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let make = || {
+            let mut parts = crates::linked(project.root()).unwrap();
+            parts.push(standard(&project).unwrap());
+            parts.extend(packages::linked().unwrap());
+            sort(&mut parts);
+            assert_eq!(licence::faults(&parts), []);
+            let folder = texts::folder(&parts, "Mote");
+            let about = About {
+                version: "1".into(),
+                build: "abc".into(),
+                time: Some(0),
+                texts: texts::digest(&folder),
+            };
+            (bom::document(&parts, &about).unwrap(), folder)
+        };
+        assert!(make() == make());
+    }
+
+    #[test]
     fn faults_are_told_one_by_one() {
         let error = SbomError::Faults(vec![Fault::None("a 1".into()), Fault::NoText("b 2".into())]);
         assert_eq!(

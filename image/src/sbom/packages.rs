@@ -228,7 +228,7 @@ fn source(field: &str, name: &str, version: &str) -> Source {
     }
 }
 
-/// The licences a copyright file names: in its fields when it has them, else by the common texts it points to.
+/// The licences a copyright file names, when it has fields for them; else that it is to be read, and what it points to.
 fn names(copyright: &str) -> Vec<String> {
     let fields = copyright.trim_start().starts_with("Format:");
     let named: BTreeSet<String> = copyright
@@ -238,8 +238,12 @@ fn names(copyright: &str) -> Vec<String> {
         .map(|name| name.trim().to_owned())
         .filter(|name| !name.is_empty())
         .collect();
-    let found = if named.is_empty() { mentioned(copyright) } else { named };
-    if found.is_empty() { vec!["see its copyright file".to_owned()] } else { found.into_iter().collect() }
+    if !named.is_empty() {
+        return named.into_iter().collect();
+    }
+    let pointed: Vec<String> = mentioned(copyright).into_iter().collect();
+    let points = if pointed.is_empty() { String::new() } else { format!(", with {}", pointed.join(", ")) };
+    vec![format!("see its copyright file{points}")]
 }
 
 /// Names of the common texts that a copyright file points to.
@@ -335,7 +339,7 @@ mod tests {
         fn any_copyright_file_names_something(text in ".*", name in "[A-Z][A-Za-z0-9.-]{0,8}[A-Z0-9]") {
             prop_assert!(!names(&text).is_empty());
             let pointing = format!("see `/usr/share/common-licenses/{name}'.");
-            prop_assert_eq!(names(&pointing), vec![name]);
+            prop_assert_eq!(names(&pointing), vec![format!("see its copyright file, with {name}")]);
         }
     }
 }
