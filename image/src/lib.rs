@@ -2,10 +2,9 @@
 //!
 //! The parts, in the order in which an image is made: [`kernel`] builds both kernels from Debian's
 //! source package, [`runtime`] makes the root file system of the microVMs, [`assemble`] puts those, our
-//! own binaries and [`tools`] into the system disk and the initramfs, [`qemu`] boots the result; [`sbom`] tells of what it is
-//! made and under which licences.
+//! own binaries and [`tools`] into the system disk and the initramfs, [`qemu`] boots the result.
 //! Nothing here needs root, loop devices or mounts. What is expensive is made once and kept by the hash
-//! of what it is made from ([`cache`]).
+//! of what it is made from ([`cache`]). [`sbom`] tells what is in it, under which licences.
 
 pub mod assemble;
 pub mod cache;

@@ -13,7 +13,7 @@ use mote_image::project::{Manifest, Project};
 use mote_image::qemu::accel::Accelerator;
 use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
-use mote_image::{assemble, disk, files, kernel, sbom};
+use mote_image::{assemble, disk, files, kernel};
 use serde_json::json;
 
 /// Assembles Mote's bootable image and runs it in QEMU.
@@ -35,10 +35,10 @@ enum Action {
         #[arg(long)]
         binaries: Option<PathBuf>,
     },
-    /// Build the kernels only, and print where they are.
-    Kernels,
     /// Write into dist/ what the image is made of, and the licences of all of it.
     Sbom,
+    /// Build the kernels only, and print where they are.
+    Kernels,
     /// Boot the image and stay; Ctrl-C powers it off.
     Run(RunArgs),
     /// Print how `run` would start QEMU, for programs that start it themselves.
@@ -159,6 +159,7 @@ fn act(cli: Cli) -> Outcome {
     let project = Project::find(&std::path::absolute(from)?)?;
     match cli.command {
         Action::Build { binaries } => build(&project, binaries.as_deref()),
+        Action::Sbom => list_parts(&project),
         Action::Kernels => {
             let kernels = kernel::ensure(&Cache::open()?, &project, &[kernel::GUEST, kernel::HOST])?;
             for kernel in [kernel::GUEST, kernel::HOST] {
@@ -166,7 +167,6 @@ fn act(cli: Cli) -> Outcome {
             }
             Ok(())
         }
-        Action::Sbom => list_parts(&project),
         Action::Run(args) => run(&project, &args),
         Action::QemuArgs(args) => print_arguments(&project, &args),
         Action::Data { out, size } => Ok(disk::blank_data(&out, size, &seed())?),
@@ -181,17 +181,6 @@ fn build(project: &Project, binaries: Option<&Path>) -> Outcome {
     for file in [project.kernel(), project.initramfs(), project.system_disk()] {
         let size = std::fs::metadata(&file)?.len();
         say(&format!("{:>5} MiB  {}", size.div_ceil(1 << 20), file.display()));
-    }
-    Ok(())
-}
-
-fn list_parts(project: &Project) -> Outcome {
-    let start = Instant::now();
-    let made = sbom::make(project, &Cache::open()?)?;
-    let what = if made.new { "made" } else { "is up to date" };
-    say(&format!("list of parts {what} in {}", elapsed(start.elapsed())));
-    for path in [made.document, made.licences] {
-        say(&format!("           {}", path.display()));
     }
     Ok(())
 }
@@ -286,6 +275,17 @@ fn prepare_data(args: &MachineArgs, data: Option<&Path>) -> Outcome {
         }
         made?;
         files::rename(&blank, path)?;
+    }
+    Ok(())
+}
+
+fn list_parts(project: &Project) -> Outcome {
+    let start = Instant::now();
+    let made = mote_image::sbom::make(project, &Cache::open()?)?;
+    let what = if made.new { "made" } else { "is up to date" };
+    say(&format!("list of parts {what} in {}", elapsed(start.elapsed())));
+    for path in [made.document, made.licences] {
+        say(&format!("           {}", path.display()));
     }
     Ok(())
 }
