@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv tool image port run demo check-config test unit end-to-end lint bench clean
+.PHONY: help setup venv tool image sbom port run demo check-config test unit end-to-end lint bench clean
 
 PORT ?= 8080
 ARGS ?=
@@ -28,6 +28,7 @@ help:
 	@echo "make demo    boot the image, deploy two functions, call them cold, from snapshots, warm, after a power cut"
 	@echo "make run     boot the image in QEMU and stay; Ctrl-C powers it off   (PORT=$(PORT), ARGS='--mem 2048 --fresh')"
 	@echo "make image   make the bootable image in dist/"
+	@echo "make sbom    list in dist/ what the image is made of, with all licences"
 	@echo "make test    all tests: by crate, then end to end in QEMU   (make unit, make end-to-end: one of the two)"
 	@echo "make check-config   what is wrong with a mote.toml, with line and column   (FILE=$(FILE))"
 	@echo "make lint    formatting, clippy, Python syntax"
@@ -53,6 +54,11 @@ tool: setup
 
 image: tool
 	@"$(IMAGE)" build
+	@"$(IMAGE)" sbom
+
+# What the image is made of and under which licences; fails when something may not be passed on.
+sbom: tool
+	@"$(IMAGE)" sbom
 
 # Before the build, which may take minutes.
 port:

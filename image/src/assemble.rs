@@ -191,10 +191,17 @@ fn binaries(project: &Project) -> Result<PathBuf, AssembleError> {
 }
 
 /// What git calls this state of the sources; a tarball has no history.
-fn build_id(project: &Project) -> String {
+pub(crate) fn build_id(project: &Project) -> String {
     let mut command = Command::new("git");
     command.arg("-C").arg(project.root()).args(["describe", "--always", "--dirty", "--abbrev=12"]);
     process::run(&mut command, GIT_LIMIT).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Date of the commit, in seconds since 1970.
+pub(crate) fn commit_time(project: &Project) -> Option<i64> {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(project.root()).args(["log", "-1", "--format=%ct"]);
+    process::run(&mut command, GIT_LIMIT).ok()?.trim().parse().ok()
 }
 
 fn folder_parts(folder: &Path, below: &str) -> Result<Vec<Part>, FileError> {

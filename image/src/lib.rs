@@ -5,7 +5,7 @@
 //! own binaries and [`tools`] into the system disk and the initramfs, [`qemu`] boots the result. [`disk_image`]
 //! makes of it the one disk that boots by itself.
 //! Nothing here needs root, loop devices or mounts. What is expensive is made once and kept by the hash
-//! of what it is made from ([`cache`]).
+//! of what it is made from ([`cache`]). [`sbom`] tells what is in it, under which licences.
 
 pub mod assemble;
 pub mod cache;
@@ -22,4 +22,5 @@ pub mod progress;
 pub mod project;
 pub mod qemu;
 pub mod runtime;
+pub mod sbom;
 pub mod tools;

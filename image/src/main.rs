@@ -38,6 +38,8 @@ enum Action {
         #[arg(long)]
         binaries: Option<PathBuf>,
     },
+    /// Write into dist/ what the image is made of, and the licences of all of it.
+    Sbom,
     /// Build the kernels only, and print where they are.
     Kernels,
     /// Make of the image one disk that boots by itself, with a BIOS or UEFI.
@@ -217,6 +219,7 @@ fn act(cli: Cli) -> Outcome {
     let project = Project::find(&std::path::absolute(from)?)?;
     match cli.command {
         Action::Build { binaries } => build(&project, binaries.as_deref()),
+        Action::Sbom => list_parts(&project),
         Action::Kernels => {
             let kernels = kernel::ensure(&Cache::open()?, &project, &[kernel::GUEST, kernel::HOST])?;
             for kernel in [kernel::GUEST, kernel::HOST] {
@@ -388,6 +391,17 @@ fn prepare_data(args: &MachineArgs, data: Option<&Path>) -> Outcome {
         }
         made?;
         files::rename(&blank, path)?;
+    }
+    Ok(())
+}
+
+fn list_parts(project: &Project) -> Outcome {
+    let start = Instant::now();
+    let made = mote_image::sbom::make(project, &Cache::open()?)?;
+    let what = if made.new { "made" } else { "is up to date" };
+    say(&format!("list of parts {what} in {}", elapsed(start.elapsed())));
+    for path in [made.document, made.licences] {
+        say(&format!("           {}", path.display()));
     }
     Ok(())
 }

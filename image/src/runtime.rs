@@ -126,14 +126,7 @@ impl Runtime {
     /// # Errors
     /// When a package cannot be had, the tree does not work or the file system cannot be made.
     pub fn image(&self, cache: &Cache, agent: &Path) -> Result<PathBuf, RuntimeError> {
-        let packages = debian::fetch(cache, &debian::read_list(&self.file("packages.list"))?)?;
-        let tree_key = self.key(&packages)?;
-        let tree = cache.get_or_make(&format!("{}-tree", self.name), &tree_key, |tree| {
-            let progress = Progress::start(&format!("Making the {} runtime", self.name));
-            self.make_tree(cache, &packages, tree)?;
-            progress.done();
-            Ok::<(), RuntimeError>(())
-        })?;
+        let (tree, tree_key) = self.tree(cache)?;
         let key = Key::new().with("tree", tree_key.hex()).with("agent", files::sha256(agent)?);
         let file = format!("{}.erofs", self.name);
         let entry = cache.get_or_make(&format!("{}-image", self.name), &key, |out| {
@@ -144,6 +137,22 @@ impl Runtime {
         })?;
         cache.prune(&format!("{}-image", self.name), KEPT_IMAGES)?;
         Ok(entry.join(file))
+    }
+
+    /// Gives the tree without the agent, from the cache when nothing of it changed, and its key.
+    ///
+    /// # Errors
+    /// When a package cannot be had or the tree does not work.
+    pub fn tree(&self, cache: &Cache) -> Result<(PathBuf, Key), RuntimeError> {
+        let packages = debian::fetch(cache, &debian::read_list(&self.file("packages.list"))?)?;
+        let tree_key = self.key(&packages)?;
+        let tree = cache.get_or_make(&format!("{}-tree", self.name), &tree_key, |tree| {
+            let progress = Progress::start(&format!("Making the {} runtime", self.name));
+            self.make_tree(cache, &packages, tree)?;
+            progress.done();
+            Ok::<(), RuntimeError>(())
+        })?;
+        Ok((tree, tree_key))
     }
 
     fn file(&self, name: &str) -> PathBuf {
