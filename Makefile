@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv tool image sbom port run demo check-config test unit end-to-end lint bench clean
+.PHONY: help setup venv tool parts image sbom port run demo check-config test unit end-to-end lint bench clean
 
 PORT ?= 8080
 ARGS ?=
@@ -27,7 +27,7 @@ unexport MAKEFLAGS MFLAGS
 help:
 	@echo "make demo    boot the image, deploy two functions, call them cold, from snapshots, warm, after a power cut"
 	@echo "make run     boot the image in QEMU and stay; Ctrl-C powers it off   (PORT=$(PORT), ARGS='--mem 2048 --fresh')"
-	@echo "make image   make the bootable image in dist/"
+	@echo "make image   make what is passed on in dist/: a disk for machines, its checksums, what it is made of"
 	@echo "make sbom    list in dist/ what the image is made of, with all licences"
 	@echo "make test    all tests: by crate, then end to end in QEMU   (make unit, make end-to-end: one of the two)"
 	@echo "make check-config   what is wrong with a mote.toml, with line and column   (FILE=$(FILE))"
@@ -52,9 +52,15 @@ venv: setup
 tool: setup
 	@cargo build $(if $(wildcard $(IMAGE)),--quiet) -p image
 
-image: tool
+parts: tool
 	@"$(IMAGE)" build
-	@"$(IMAGE)" sbom
+
+# All that is passed on. Compressed again only if the disk is another.
+image: parts sbom
+	@"$(IMAGE)" disk
+	@cd dist && { sha256sum --check --status SHA256SUMS 2>/dev/null || { \
+	    zstd -10 -T0 --quiet --force mote-x86_64.img && \
+	    sha256sum mote-x86_64.img mote-x86_64.img.zst mote-x86_64.cdx.json > SHA256SUMS; }; }
 
 # What the image is made of and under which licences; fails when something may not be passed on.
 sbom: tool
@@ -65,10 +71,10 @@ port:
 	@[ "$(PORT)" -ge 1 ] 2>/dev/null && [ "$(PORT)" -le 65535 ] || { \
 	    echo "PORT=$(PORT) is no port: give a number from 1 to 65535" >&2; exit 1; }
 
-run: port image
+run: port parts
 	@"$(IMAGE)" run --port $(PORT) $(ARGS)
 
-demo: image venv
+demo: parts venv
 	@"$(VENV)/bin/python" tests/demo.py
 
 check-config: setup
@@ -91,7 +97,7 @@ lint: setup
 
 # Each prints its table and leaves one line of JSON in results/; figures and tables of all go into docs/. One alone:
 # cargo run --release -p bench -- NAME. Those that restore every function many times take most of an hour.
-bench: image
+bench: parts
 	cargo build --quiet --release -p bench -p mote-monitor
 	mkdir -p results
 	set -e; for name in monitor paging steps start; do \

@@ -7,13 +7,15 @@ use thiserror::Error;
 use super::part::{Kind, Licence, Part, Text};
 
 /// Licences of what is linked or packed with our code: none of them asks for more than its text to be passed on.
-const ALLOWED: [&str; 12] = [
+const ALLOWED: [&str; 13] = [
     "0BSD",
     "AFL-2.1",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "BSL-1.0",
+    // Data, not code: the certificate authorities that the web trusts.
+    "CDLA-Permissive-2.0",
     "curl",
     "ISC",
     "MIT",
