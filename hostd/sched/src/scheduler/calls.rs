@@ -113,7 +113,7 @@ impl Scheduler {
     }
 
     /// Why another call may not wait until then, if so.
-    fn full(&self, f: u32, deadline: Time) -> Option<Refusal> {
+    fn full(&mut self, f: u32, deadline: Time) -> Option<Refusal> {
         let function = &self.functions[f as usize];
         if function.queue.len().saturating_sub(function.starting - function.bound)
             >= function.spec.limits.max_queue
@@ -123,11 +123,22 @@ impl Scheduler {
             Some(Refusal::TenantQueueFull)
         } else if self.waiting.saturating_sub(self.starting) >= self.config.max_queue {
             Some(Refusal::QueueFull)
-        } else if self.fair.in_use(f) > 0 && self.wait(f) > deadline.since(self.now) / HOPE.1 * HOPE.0 {
+        } else if self.hopeless(f, deadline) {
             Some(Refusal::Hopeless)
         } else {
             None
         }
+    }
+
+    /// Whether the turn of another call would come too late, by what calls of the function take of late; or, with memory
+    /// for it, what starts take that are ahead.
+    fn hopeless(&mut self, f: u32, deadline: Time) -> bool {
+        let patience = deadline.since(self.now) / HOPE.1 * HOPE.0;
+        self.fair.in_use(f) > 0
+            && self.wait(f) > patience
+            && (self.fair.limit(f).is_some()
+                || self.wait_for_starts(f) > patience
+                || self.choose_node(f, false).is_none())
     }
 
     /// A call came: the function is not quiet any more.
@@ -282,6 +293,13 @@ impl Scheduler {
         let turns = u64::from(function.queue.len()) + 1;
         let at_once = u64::from(self.fair.in_use(f).max(1));
         Duration::from_micros(function.mean.saturating_mul(turns) / at_once)
+    }
+
+    /// When those that wait for starts now, and one more, will have started.
+    fn wait_for_starts(&self, f: u32) -> Duration {
+        let at_once: u64 = self.nodes.iter().map(|node| u64::from(node.spec.starts)).sum();
+        let rounds = u64::from(self.waiting.saturating_sub(self.starting)) / at_once.max(1) + 2;
+        Duration::from_micros(self.functions[f as usize].start.saturating_mul(rounds))
     }
 
     fn retry_after(&self, f: u32) -> Duration {

@@ -64,3 +64,33 @@ fn fresh_calls_do_not_wait_for_others_to_start() {
     assert_eq!(world.handed.len(), 3);
     world.scheduler.audit();
 }
+
+#[test]
+fn whoever_waits_for_starts_only_is_not_told_that_it_is_hopeless() {
+    let mut world = World::new(fixed(), &[two_at_once()]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    // Calls take long: with all memory taken it would be.
+    world.call_ms.insert(f, 60_000);
+    world.call(f, 3600);
+    world.run(70);
+    let calls: Vec<CallId> = (0..10).map(|_| world.call(f, 10)).collect();
+    world.run(5);
+    assert!(world.refused.is_empty(), "{:?}", world.refused);
+    assert_eq!(world.handed[1..].iter().map(|hand| hand.call).collect::<Vec<_>>(), calls);
+    world.scheduler.audit();
+}
+
+#[test]
+fn whoever_would_wait_too_long_for_starts_is_told_so() {
+    let mut world = World::new(fixed(), &[two_at_once()]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 10));
+    world.call_ms.insert(f, 60_000);
+    world.call(f, 3600);
+    world.run(70);
+    // Two in 200 ms: in three quarters of a second about eight.
+    (0..40).for_each(|_| _ = world.call(f, 1));
+    let hopeless = world.refused.iter().filter(|refused| refused.1 == Refusal::Hopeless).count();
+    assert!((20..38).contains(&hopeless), "{hopeless}");
+}
