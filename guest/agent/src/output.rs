@@ -19,6 +19,9 @@ pub struct Output {
     stdout: Option<Receiver>,
     stderr: Option<Receiver>,
     buffer: Vec<u8>,
+    /// The stream whose last piece ended within a line. The rest of that line comes before anything of the other
+    /// stream: a runtime may write a line and its end one by one, and whoever reads the log sees both streams as one.
+    midline: Option<LogStream>,
 }
 
 /// The writing ends, for the process.
@@ -38,7 +41,8 @@ impl Output {
     pub fn new(writer: Option<Credentials>) -> io::Result<(Self, Ends)> {
         let (stdout, stdout_end) = pipe(writer)?;
         let (stderr, stderr_end) = pipe(writer)?;
-        let output = Self { stdout: Some(stdout), stderr: Some(stderr), buffer: vec![0; PIECE] };
+        let output =
+            Self { stdout: Some(stdout), stderr: Some(stderr), buffer: vec![0; PIECE], midline: None };
         Ok((output, Ends { stdout: stdout_end, stderr: stderr_end }))
     }
 
@@ -49,6 +53,9 @@ impl Output {
                 () = readable(&self.stdout) => LogStream::Stdout,
                 () = readable(&self.stderr) => LogStream::Stderr,
             };
+            // Asked anew: what was written before `stream` became readable is there by now.
+            let stream =
+                self.midline.filter(|&unfinished| self.pending().of(unfinished) > 0).unwrap_or(stream);
             let len = self.read(stream, PIECE);
             if len > 0 {
                 return (stream, &self.buffer[..len]);
@@ -59,10 +66,13 @@ impl Output {
     /// Takes the next piece of what was already written when this was called; `left` is [`Self::pending`]'s
     /// answer from then and counts down. A function that goes on writing cannot keep the caller here.
     pub fn written(&mut self, left: &mut Pending) -> Option<(LogStream, &[u8])> {
-        let (stream, bound) = match *left {
-            Pending { stdout, .. } if stdout > 0 => (LogStream::Stdout, &mut left.stdout),
-            Pending { stderr, .. } if stderr > 0 => (LogStream::Stderr, &mut left.stderr),
-            _ => return None,
+        let stream = [self.midline, Some(LogStream::Stdout), Some(LogStream::Stderr)]
+            .into_iter()
+            .flatten()
+            .find(|&stream| left.of(stream) > 0)?;
+        let bound = match stream {
+            LogStream::Stdout => &mut left.stdout,
+            LogStream::Stderr => &mut left.stderr,
         };
         let len = self.read(stream, PIECE.min(*bound));
         *bound = if len == 0 { 0 } else { *bound - len };
@@ -90,12 +100,15 @@ impl Output {
         let result = match pipe.try_read(buffer) {
             // The pipe may hold bytes which the event loop has not heard of yet.
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                rustix::io::read(&*pipe, buffer).map_err(io::Error::from)
+                rustix::io::read(&*pipe, &mut *buffer).map_err(io::Error::from)
             }
             other => other,
         };
         match result {
-            Ok(len) if len > 0 => len,
+            Ok(len) if len > 0 => {
+                self.midline = (buffer[..len].last() != Some(&b'\n')).then_some(stream);
+                len
+            }
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             Ok(_) | Err(_) => {
                 *slot = None;
@@ -110,6 +123,15 @@ impl Output {
 pub struct Pending {
     stdout: usize,
     stderr: usize,
+}
+
+impl Pending {
+    fn of(self, stream: LogStream) -> usize {
+        match stream {
+            LogStream::Stdout => self.stdout,
+            LogStream::Stderr => self.stderr,
+        }
+    }
 }
 
 fn waiting(pipe: Option<&Receiver>) -> usize {
@@ -161,6 +183,36 @@ mod tests {
         assert_eq!(output.next().await, (LogStream::Stderr, b"three".as_slice()));
         rustix::io::write(&ends.stderr, b"four").unwrap();
         assert_eq!(collect(&mut output), [(LogStream::Stderr, b"four".to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_begun_is_ended_before_the_other_stream_speaks() {
+        let (mut output, ends) = Output::new(None).unwrap();
+        let streams = [(&ends.stdout, LogStream::Stdout), (&ends.stderr, LogStream::Stderr)];
+        // Often: which of two readable pipes is seen first is chance.
+        for round in 0..100 {
+            let ((begun, first), (between, second)) = (streams[round % 2], streams[(round + 1) % 2]);
+            rustix::io::write(begun, b"begun").unwrap();
+            assert_eq!(output.next().await, (first, b"begun".as_slice()));
+            rustix::io::write(begun, b"\n").unwrap();
+            rustix::io::write(between, b"between\n").unwrap();
+            if round % 4 < 2 {
+                assert_eq!(output.next().await, (first, b"\n".as_slice()));
+                assert_eq!(output.next().await, (second, b"between\n".as_slice()));
+            } else {
+                let expected = [(first, b"\n".to_vec()), (second, b"between\n".to_vec())];
+                assert_eq!(collect(&mut output), expected);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_never_ended_holds_nothing_back() {
+        let (mut output, ends) = Output::new(None).unwrap();
+        rustix::io::write(&ends.stdout, b"begun").unwrap();
+        assert_eq!(output.next().await, (LogStream::Stdout, b"begun".as_slice()));
+        rustix::io::write(&ends.stderr, b"other\n").unwrap();
+        assert_eq!(output.next().await, (LogStream::Stderr, b"other\n".as_slice()));
     }
 
     #[tokio::test]
