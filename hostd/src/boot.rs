@@ -12,6 +12,8 @@ pub struct BootFacts {
     pub boot_id: String,
     /// The appliance's address, empty while there is none.
     pub address: String,
+    /// The slot that the system is in, `a` or `b`; empty on a machine without slots.
+    pub slot: String,
     /// The data disk.
     pub data: DataDisk,
     /// How the clock was set.

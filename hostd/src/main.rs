@@ -29,6 +29,7 @@ mod service;
 mod snapshots;
 mod syslog;
 mod text;
+mod update;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,7 @@ use crate::platform::Appliance;
 use crate::service::Service;
 use crate::syslog::{Syslog, Target};
 use crate::text::chain;
+use crate::update::{Place, Updates};
 
 /// Serves functions from microVMs. Started by init; `hostd monitor --help` is the microVM monitor, `hostd config --help`
 /// explains and checks mote.toml.
@@ -143,7 +145,10 @@ async fn run(arguments: &Arguments) -> ExitCode {
         version: arguments.version_file.clone(),
         run: config.paths.run.clone(),
     };
-    let operation = Operation::new(crashes, syslog, places);
+    let slots = Place::find(&facts.slot, Path::new(mote_environment::partition::SYS));
+    let keys = resolved.update().map(|update| update.keys).unwrap_or_default();
+    let updates = Updates::new(slots, &keys, &version.version);
+    let operation = Operation::new(crashes, syslog, places, updates);
     let appliance = Arc::new(Appliance::new(service.clone(), problems, version, operation, files));
 
     let listener = match TcpListener::bind(config.api.listen).await {

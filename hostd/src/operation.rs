@@ -1,4 +1,4 @@
-//! What those who run the machine have of it: records of crashes, the log elsewhere, bundles.
+//! What those who run the machine have of it: records of crashes, the log elsewhere, bundles, updates.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use crate::bundle::{self, Part, Places, Told};
 use crate::crashes::Crashes;
 use crate::syslog::{Status, Syslog};
 use crate::text::unix_ms;
+use crate::update::Updates;
 
 /// When to come again for a bundle while one is being written.
 const BUSY: Duration = Duration::from_secs(10);
@@ -20,6 +21,8 @@ const BUSY: Duration = Duration::from_secs(10);
 pub struct Operation {
     /// Records of crashes.
     pub crashes: Crashes,
+    /// Updates of the system.
+    pub updates: Updates,
     syslog: Option<Syslog>,
     places: Places,
     /// One bundle at a time.
@@ -28,8 +31,8 @@ pub struct Operation {
 
 impl Operation {
     /// With these.
-    pub fn new(crashes: Crashes, syslog: Option<Syslog>, places: Places) -> Self {
-        Self { crashes, syslog, places, bundles: Arc::new(Semaphore::new(1)) }
+    pub fn new(crashes: Crashes, syslog: Option<Syslog>, places: Places, updates: Updates) -> Self {
+        Self { crashes, updates, syslog, places, bundles: Arc::new(Semaphore::new(1)) }
     }
 
     /// How it stands with the log that is sent elsewhere, if it is.

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use mote_api::{
     Account, ApiError, Bundle, Caller, Component, CreateFunction, Function, FunctionPage, Health,
     InvokeReply, InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration,
-    Wishes,
+    UpdateWish, Upload, Wishes,
 };
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
+use mote_update::slots::Force;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -28,6 +29,7 @@ use crate::pool::{MONITOR_OVERHEAD_MB, Refusal, Snapshot};
 use crate::serve::{self, ServeError, Served};
 use crate::service::{Service, blocking};
 use crate::text::{chain, unix_ms};
+use crate::update::{CalledOff, Tried, UpdateError};
 use crate::{Version, function, service, snapshots};
 
 use words::{
@@ -70,11 +72,16 @@ impl Appliance {
         self.draining.store(true, Ordering::Release);
     }
 
-    fn service(&self) -> Result<&Arc<Service>, ApiError> {
+    fn is_up(&self) -> Result<(), ApiError> {
         if self.draining.load(Ordering::Acquire) {
             let message = "The machine is shutting down: try again when it is up".to_owned();
             return Err(ApiError::Unavailable { message, retry_after: RETRY_AFTER });
         }
+        Ok(())
+    }
+
+    fn service(&self) -> Result<&Arc<Service>, ApiError> {
+        self.is_up()?;
         self.service.as_ref().ok_or_else(|| ApiError::Unavailable {
             message: format!("Functions are unavailable: {}", self.problems.join("; ")),
             retry_after: Duration::from_secs(60),
@@ -193,6 +200,18 @@ impl Appliance {
 
     async fn get_snapshot(&self, _: &Caller, name: &str) -> Result<Value, ApiError> {
         Ok(json!(self.snapshot(name).await?.record))
+    }
+
+    /// What is answered when a version is to be tried, which begins now if that is wished for.
+    fn tried(tried: Tried, wish: UpdateWish) -> Value {
+        let rebooting = wish.reboot.then(|| Self::signal_init(Signal::INT));
+        let problem = rebooting.as_ref().and_then(|done| done.as_ref().err()).map(ToString::to_string);
+        json!({
+            "version": tried.version,
+            "slot": tried.slot.name(),
+            "state": if matches!(rebooting, Some(Ok(()))) { "rebooting" } else { "pending" },
+            "problem": problem,
+        })
     }
 
     fn signal_init(signal: Signal) -> Result<(), ApiError> {
@@ -539,11 +558,39 @@ impl Platform for Appliance {
             ("hostd/sandboxes.json", self.sandboxes().await),
             ("hostd/snapshots.json", self.snapshots().await.unwrap_or_default()),
             ("hostd/functions.json", functions),
+            ("hostd/update.json", self.update_state().await.unwrap_or_default()),
             ("config/effective.json", json!(self.configuration().await.lines().collect::<Vec<_>>())),
         ];
         let files = self.configuration.clone();
         let (parts, secrets) = blocking(move || config::for_bundle(&files)).await;
         self.operation.bundle(Told { documents, parts, secrets }).await
+    }
+
+    async fn update(&self, _: &Caller, wish: UpdateWish, upload: Upload) -> Result<Value, ApiError> {
+        self.is_up()?;
+        let force = if wish.force { Force::Yes } else { Force::No };
+        let installed = self.operation.updates.install(force, upload.pieces).await;
+        installed.map(|tried| Self::tried(tried, wish)).map_err(UpdateError::answer)
+    }
+
+    async fn update_state(&self) -> Result<Value, ApiError> {
+        self.operation.updates.told().await.map_err(UpdateError::answer)
+    }
+
+    async fn roll_back(&self, _: &Caller, wish: UpdateWish) -> Result<Value, ApiError> {
+        self.is_up()?;
+        let back = self.operation.updates.roll_back().await;
+        back.map(|tried| Self::tried(tried, wish)).map_err(UpdateError::answer)
+    }
+
+    async fn call_off_update(&self, _: &Caller) -> Result<Value, ApiError> {
+        let off = self.operation.updates.call_off().await.map_err(UpdateError::answer)?;
+        Ok(json!({
+            "called_off": match off {
+                CalledOff::Writing => "an update that is being written",
+                CalledOff::Trial => "the trial at the next start",
+            }
+        }))
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

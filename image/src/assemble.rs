@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use mote_update::version::Version;
 use thiserror::Error;
 
 use crate::cache::{Cache, CacheError, Key};
@@ -120,7 +121,9 @@ fn finish(
 ) -> Result<(Manifest, bool), AssembleError> {
     let build = build_id(project);
     let cmdline = files::read_text(&project.file("config/cmdline"))?.trim().to_owned();
+    let oldest = oldest(&files::read_text(&project.file("config/oldest"))?)?;
     let mut key = Key::new().with("recipe", RECIPE).with("build", &build).with("cmdline", &cmdline);
+    key = key.with("oldest", oldest.to_string());
     for (path, name, _) in parts {
         key = key.with(name, files::sha256(path)?);
     }
@@ -146,7 +149,8 @@ fn finish(
     files::write(
         &system.join("version"),
         format!(
-            "version = \"{}\"\nbuild = \"{}\"\n# Of everything in this image: what a snapshot is tied to.\ninputs = \"{}\"\n",
+            "version = \"{}\"\nbuild = \"{}\"\n# Once this one is good, older ones than this are not installed any more.\n\
+             oldest = \"{oldest}\"\n# Of everything in this image: what a snapshot is tied to.\ninputs = \"{}\"\n",
             manifest.version, manifest.build, manifest.inputs
         ),
     )?;
@@ -168,6 +172,13 @@ fn finish(
     files::remove(&work)?;
     files::write(&project.manifest_path(), serde_json::to_string_pretty(&manifest)?)?;
     Ok((manifest, true))
+}
+
+/// The oldest version that may be installed once this one is good: the line of `config/oldest` that is no comment.
+fn oldest(text: &str) -> Result<Version, AssembleError> {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let oldest = line.unwrap_or_default().parse::<Version>();
+    oldest.map_err(|error| AssembleError::Configuration(format!("config/oldest: {error}")))
 }
 
 /// Builds our binaries; cargo shows its own progress.
@@ -198,7 +209,7 @@ pub(crate) fn build_id(project: &Project) -> String {
 }
 
 /// Date of the commit, in seconds since 1970.
-pub(crate) fn commit_time(project: &Project) -> Option<i64> {
+pub fn commit_time(project: &Project) -> Option<i64> {
     let mut command = Command::new("git");
     command.arg("-C").arg(project.root()).args(["log", "-1", "--format=%ct"]);
     process::run(&mut command, GIT_LIMIT).ok()?.trim().parse().ok()

@@ -15,8 +15,10 @@ use mote_image::qemu::accel::Accelerator;
 use mote_image::qemu::medium::{BootDisk, Bus, Firmware};
 use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
-use mote_image::{assemble, disk, disk_image, files, kernel};
+use mote_image::{assemble, disk, disk_image, files, kernel, update};
 use mote_layout::Layout;
+use mote_update::keys::SecretKey;
+use mote_update::version::Version;
 use serde_json::json;
 
 /// Assembles Mote's bootable image and runs it in QEMU.
@@ -58,6 +60,22 @@ enum Action {
     /// docs/DISK.md says what is on it.
     #[command(verbatim_doc_comment)]
     Disk(DiskArgs),
+    /// Make of the image a signed file with which running machines are updated.
+    ///
+    /// Takes kernel, initramfs and system from dist/, as `disk` does, and signs what would be in the first slot. Machines
+    /// take it that have the key's public half among `update.keys` of their configuration:
+    ///
+    ///     curl -T dist/mote-x86_64.update http://BOX:8080/system/update -X POST
+    ///
+    /// The same parts, version and key give the same bytes. docs/UPDATES.md says what happens then.
+    #[command(verbatim_doc_comment)]
+    Update(UpdateArgs),
+    /// Make a key that updates are signed with; its public half goes into `update.keys` of machines.
+    UpdateKey {
+        /// The secret half, a new file that only you can read. The public half is printed, and kept beside it as FILE.pub.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Boot the image and stay; Ctrl-C powers it off.
     Run(RunArgs),
     /// Print how `run` would start QEMU, for programs that start it themselves.
@@ -130,6 +148,28 @@ struct DiskArgs {
     /// Leave GRUB out: for machines that start kernel and initramfs by other means. Needs no packages.
     #[arg(long)]
     no_loader: bool,
+    /// Added to the kernel command line; may be repeated.
+    #[arg(long)]
+    append: Vec<String>,
+    /// For a machine that QEMU emulates with so many processors: its kernel is told what `run` tells it.
+    #[arg(long, value_name = "PROCESSORS")]
+    emulated: Option<u32>,
+}
+
+#[derive(Args)]
+struct UpdateArgs {
+    /// The secret key, as `update-key` made it.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The file. [default: dist/mote-x86_64.update]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// The version that machines know it by. [default: the image's]
+    #[arg(long)]
+    version: Option<Version>,
+    /// Machines with an older version than this one do not take it.
+    #[arg(long, value_name = "VERSION", default_value = "0.0.0")]
+    replaces: Version,
     /// Added to the kernel command line; may be repeated.
     #[arg(long)]
     append: Vec<String>,
@@ -228,6 +268,8 @@ fn act(cli: Cli) -> Outcome {
             Ok(())
         }
         Action::Disk(args) => make_disk(&project, &args),
+        Action::Update(args) => make_update(&project, &args),
+        Action::UpdateKey { out } => make_key(&out),
         Action::Run(args) => run(&project, &args),
         Action::QemuArgs(args) => print_arguments(&project, &args),
         Action::Data { out, size } => Ok(disk::blank_data(&out, size, &seed())?),
@@ -258,10 +300,7 @@ fn make_disk(project: &Project, args: &DiskArgs) -> Outcome {
         let script = disk_image::loader::configuration(&layout, &menu)?;
         Some(disk_image::loader::ensure(&Cache::open()?, &list, &layout, script)?)
     };
-    let mut append = args.append.clone();
-    if let Some(processors) = args.emulated {
-        append.extend(Accelerator::Tcg.kernel_options(processors));
-    }
+    let append = appended(&args.append, args.emulated);
     let parts = disk_image::parts::Parts {
         layout: &layout,
         project,
@@ -282,6 +321,54 @@ fn make_disk(project: &Project, args: &DiskArgs) -> Outcome {
         used.div_ceil(1 << 20)
     ));
     println!("{}", out.display());
+    Ok(())
+}
+
+/// The words behind the kernel command line of a slot.
+fn appended(append: &[String], emulated: Option<u32>) -> Vec<String> {
+    let emulated = emulated.map(|processors| Accelerator::Tcg.kernel_options(processors));
+    append.iter().cloned().chain(emulated.into_iter().flatten()).collect()
+}
+
+fn make_update(project: &Project, args: &UpdateArgs) -> Outcome {
+    let start = Instant::now();
+    let key = SecretKey::load(&args.key)?;
+    let manifest = project.image()?;
+    let layout = Layout::built_in()?;
+    let version = match args.version {
+        Some(version) => version,
+        None => manifest.version.parse()?,
+    };
+    let append = appended(&args.append, args.emulated);
+    let parts = disk_image::parts::Parts {
+        layout: &layout,
+        project,
+        manifest: &manifest,
+        config: None,
+        append: &append,
+    };
+    let built = assemble::commit_time(project).and_then(|time| u64::try_from(time).ok()).unwrap_or_default();
+    let wish = update::Wish { version, replaces: args.replaces, built };
+    let out = args.out.clone().unwrap_or_else(|| project.dist().join("mote-x86_64.update"));
+    let made = update::make(&out, &parts, &wish, &key)?;
+    say(&format!(
+        "update to {version} ({}) made in {}: {} MiB, signed by {}",
+        manifest.build,
+        elapsed(start.elapsed()),
+        made.size.div_ceil(1 << 20),
+        key.public().id()
+    ));
+    println!("{}", out.display());
+    Ok(())
+}
+
+fn make_key(out: &Path) -> Outcome {
+    let key = SecretKey::generate()?;
+    key.save(out)?;
+    let mut beside = out.as_os_str().to_owned();
+    beside.push(".pub");
+    files::write(Path::new(&beside), format!("{}\n", key.public()))?;
+    println!("{}", key.public());
     Ok(())
 }
 

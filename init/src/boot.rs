@@ -345,6 +345,7 @@ async fn system_disk(machine: Arc<Machine>) -> Outcome {
     });
     let said = format!("{} on {}", device.display(), system::TARGET);
     let Source::Slot(running, _) = source else { return Ok(said) };
+    machine.facts(|facts| running.name().clone_into(&mut facts.slot));
     tokio::spawn(slot::follow(Arc::clone(&machine), running, device));
     Ok(format!("slot {running}, verified, {said}"))
 }

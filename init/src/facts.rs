@@ -26,6 +26,8 @@ pub struct Facts {
     pub clock_problem: String,
     /// What went wrong during boot, one sentence each.
     pub problems: Vec<String>,
+    /// The slot that the system is in, `a` or `b`; empty on a machine without slots.
+    pub slot: String,
     /// The data disk.
     pub data: Report,
 }

@@ -11,6 +11,9 @@ use mote_update::verity::Verity;
 use crate::disk::system::Source;
 use crate::ntp;
 
+/// How long a system on trial may take, as the built-in configuration has it.
+const TRIAL_S: u64 = 120;
+
 /// Port of the front door, as the built-in configuration has it.
 const PORT: u16 = 8080;
 
@@ -27,6 +30,8 @@ pub struct Options {
     pub disk_wait: Duration,
     /// Let e2fsck repair what `-p` leaves to a person, at the risk of losing files.
     pub data_repair: bool,
+    /// How long hostd may take to be healthy; a system on trial that takes longer is given up.
+    pub trial: Duration,
     /// Whom to ask for the time.
     pub ntp: ntp::Wish,
     /// When user data is asked for.
@@ -50,6 +55,7 @@ impl Options {
         let servers = resolved.ntp().map(|ntp| ntp.servers).unwrap_or_default();
         Self {
             ntp: ntp::Wish::of(servers),
+            trial: Duration::from_secs(resolved.update().map_or(TRIAL_S, |update| update.trial_s)),
             hostname: machine.hostname,
             interfaces: machine.interfaces,
             dns: machine.dns,

@@ -95,7 +95,7 @@ async fn lives() {
     let heard = timeout(second * 20, health.wait_for(|heard| heard.good)).await.unwrap().unwrap().clone();
     assert!(heard.ready && heard.version == "9");
     // Without a data disk, in memory.
-    timeout(second * 20, status.wait_for(|status| *status == Status::Down)).await.unwrap().unwrap();
+    timeout(second * 20, status.wait_for(|status| *status == Status::Again)).await.unwrap().unwrap();
     let memory = async {
         while records("/run/mote/crashes").is_empty() {
             tokio::time::sleep(second / 20).await;

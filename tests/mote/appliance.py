@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import http
+from . import blocklog, http
 from .qmp import Qmp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,11 +47,12 @@ class Appliance:
     options: settings for the kernel command line, `{"sandbox.idle_timeout_s": 5}`.
     verbose: everything init notes stands on the console, not only what a person should see.
     disk: an image that boots by itself, with this firmware, on this bus; the options are those it was made with.
+    log: where to note everything that is written to that disk.
     """
 
     def __init__(self, *, port: int | None = None, memory_mb: int | None = None, data_mb: int | None = None,
                  options: dict | None = None, verbose: bool = False, no_data: bool = False,
-                 disk: Path | None = None, firmware: str = "bios", bus: str = "virtio"):
+                 disk: Path | None = None, firmware: str = "bios", bus: str = "virtio", log: Path | None = None):
         self.folder = Path(tempfile.mkdtemp(prefix="mote-"))
         self.port = port or free_port()
         self.data = self.folder / "data.img"
@@ -63,6 +64,7 @@ class Appliance:
         self._verbose = verbose
         self._no_data = no_data
         self._disk = ["--disk", str(disk), "--firmware", firmware, "--bus", bus] if disk else []
+        self._log = (disk, log) if log else None
         self._process: subprocess.Popen | None = None
         self._boots = 0
 
@@ -104,6 +106,8 @@ class Appliance:
         if done.returncode != 0:
             raise BootError(f"No command line for QEMU: {done.stderr.strip()}")
         argv = json.loads(done.stdout)
+        if self._log:
+            argv = blocklog.logged(argv, *self._log)
         if self._verbose:
             at = argv.index("-append") + 1
             argv[at] = " ".join([word for word in argv[at].split() if word != "quiet"] + ["loglevel=4"])

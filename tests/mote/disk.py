@@ -13,9 +13,11 @@ ENVIRONMENT = 2028 * 512
 BLOCK = 1024
 
 
-def make(out: Path) -> Path:
-    """Makes the image, for a machine that QEMU emulates."""
+def make(out: Path, config: Path | None = None) -> Path:
+    """Makes the image, for a machine that QEMU emulates; with this mote.toml on its configuration partition."""
     command = [*image_tool(), "disk", "--out", str(out), "--emulated", "2"]
+    if config:
+        command += ["--config", str(config)]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return out

@@ -24,6 +24,7 @@ mod serve;
 mod system;
 mod time;
 mod types;
+mod update;
 pub mod web;
 mod wishes;
 
@@ -69,6 +70,8 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("GET", "/system/bundle"),
     ("GET", "/system/crashes"),
     ("GET, DELETE", "/system/crashes/{id}"),
+    ("GET, POST, PUT, DELETE", "/system/update?reboot={now, later}&force={false, true}"),
+    ("POST", "/system/update/rollback"),
     ("POST", "/system/shutdown"),
     ("POST", "/system/reboot"),
 ];

@@ -9,7 +9,7 @@ use crate::error::ApiError;
 use crate::lambda::TagChange;
 use crate::types::{
     Account, Bundle, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply,
-    InvokeRequest, Limits, Provisioned, UpdateCode, UpdateConfiguration,
+    InvokeRequest, Limits, Provisioned, UpdateCode, UpdateConfiguration, UpdateWish, Upload,
 };
 
 /// The machine behind the front door. Implementations write plain `async fn`s.
@@ -169,6 +169,28 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Begins to write a support bundle, which holds no secrets.
     fn bundle(&self) -> impl Future<Output = Result<Bundle, ApiError>> + Send;
+
+    /// Writes an update to the slot that does not run; when it is whole, it is to be tried at the next start. Says what was
+    /// done, as a JSON object. What is refused, or does not come whole, changes nothing that runs.
+    fn update(
+        &self,
+        caller: &Caller,
+        wish: UpdateWish,
+        upload: Upload,
+    ) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// What is in both slots and where an update stands, as a JSON object.
+    fn update_state(&self) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Has the version that ran before tried at the next start; says so as a JSON object.
+    fn roll_back(
+        &self,
+        caller: &Caller,
+        wish: UpdateWish,
+    ) -> impl Future<Output = Result<Value, ApiError>> + Send;
+
+    /// Stops an update that is being written, or has not been tried yet; says so as a JSON object.
+    fn call_off_update(&self, caller: &Caller) -> impl Future<Output = Result<Value, ApiError>> + Send;
 
     /// Begins to switch the machine off and returns.
     fn shutdown(&self) -> impl Future<Output = Result<(), ApiError>> + Send;

@@ -19,6 +19,7 @@ use crate::operate;
 use crate::platform::Platform;
 use crate::reply;
 use crate::types::{Caller, Health, Identity, InvokeRequest, LATEST, StartPreference};
+use crate::update;
 
 /// Log lines answered when no limit is given.
 const DEFAULT_LINES: usize = 100;
@@ -45,6 +46,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
         .route("/system/logs", get(logs::<P>))
         .route("/system/logs/{name}", get(logs::<P>))
         .merge(operate::routes::<P>())
+        .merge(update::routes::<P>())
         .route_layer(from_fn(not_from_foreign_pages))
 }
 

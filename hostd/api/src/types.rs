@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::error::ApiError;
+
 /// The only version there is.
 pub const LATEST: &str = "$LATEST";
 
@@ -41,6 +43,22 @@ pub struct Bundle {
     pub name: String,
     /// Its pieces. An error: what came before is not the whole.
     pub pieces: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>,
+}
+
+/// An update file that comes in. After an error, or when there are no more pieces before it is whole, it never will be.
+#[derive(Debug)]
+pub struct Upload {
+    /// Its pieces, of any size.
+    pub pieces: tokio::sync::mpsc::Receiver<Result<Bytes, ApiError>>,
+}
+
+/// How an update, or a way back, is wished for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateWish {
+    /// The machine starts again at once, and tries it.
+    pub reboot: bool,
+    /// Also a version that failed before, or is installed already.
+    pub force: bool,
 }
 
 /// Who asks, as far as the request says. Signatures are not verified yet: this names, it does not prove.

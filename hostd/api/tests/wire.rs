@@ -211,6 +211,10 @@ async fn foreign_web_pages_do_not_change_the_machine() {
         ("POST", "/system/reboot"),
         ("DELETE", "/system/sandboxes"),
         ("PUT", "/system/config"),
+        ("POST", "/system/update"),
+        ("PUT", "/system/update"),
+        ("DELETE", "/system/update"),
+        ("POST", "/system/update/rollback"),
     ];
     for foreign in [
         "Sec-Fetch-Site: cross-site",
@@ -242,6 +246,53 @@ async fn foreign_web_pages_do_not_change_the_machine() {
     ] {
         assert_eq!(send(&server, "DELETE", "/system/sandboxes", own, b"").await.status, 200, "{own}");
     }
+}
+
+#[tokio::test]
+async fn an_update_is_handed_on_as_it_comes() {
+    const LARGE: usize = 20 << 20;
+    let server = Server::start().await;
+    // Larger than any other body may be.
+    for method in ["POST", "PUT"] {
+        let answer = send(&server, method, "/system/update?reboot=later", "", &vec![7; LARGE]).await;
+        assert_eq!(answer.status, 202);
+        assert_eq!(answer.json(), json!({ "bytes": LARGE, "reboot": false, "force": false }));
+    }
+    assert_eq!(get(&server, "/system/update").await.json()["bytes"], LARGE);
+    let forced = send(&server, "POST", "/system/update?force=true", "", b"x").await;
+    assert_eq!(forced.json(), json!({ "bytes": 1, "reboot": true, "force": true }));
+    let back = send(&server, "POST", "/system/update/rollback", "", b"").await;
+    assert_eq!((back.status, back.json()), (202, json!({ "reboot": true })));
+    assert_eq!(send(&server, "DELETE", "/system/update", "", b"").await.status, 200);
+    let nothing = send(&server, "DELETE", "/system/update", "", b"").await;
+    nothing.assert_error(409, "ResourceConflictException");
+    let wrong = send(&server, "POST", "/system/update?reboot=maybe", "", b"x").await;
+    wrong.assert_error(400, "InvalidParameterValueException");
+}
+
+#[tokio::test]
+async fn an_update_that_is_refused_is_answered_before_all_of_it_came() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /system/update HTTP/1.1\r\nHost: box:8080\r\nContent-Length: 1000000\r\n\r\nbad";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    let mut answer = [0; 13];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 403 ");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_has_sent_no_whole_update() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /system/update HTTP/1.1\r\nHost: box:8080\r\nContent-Length: 1000000\r\n\r\nsome";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(get(&server, "/system/update").await.json()["bytes"], Value::Null);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ use crate::debian::DebianError;
 use crate::files::FileError;
 use crate::process::RunError;
 
+pub(crate) use write::check;
 pub use write::{Content, Piece, write};
 
 /// Why there is no disk image.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use gptman::GPT;
 use mote_layout::{Layout, Partition, Role, SECTOR};
-use mote_update::verity;
+use mote_update::verity::{self, Verity};
 
 use super::loader::Loader;
 use super::{Content, DiskImageError, Piece, fat, loader, slot};
@@ -44,7 +44,7 @@ pub struct Parts<'a> {
 /// When a part cannot be read or made.
 pub fn pieces(parts: &Parts<'_>, loader: Option<&Loader>) -> Result<Vec<Piece>, DiskImageError> {
     let layout = parts.layout;
-    let mut pieces = system(parts)?;
+    let (_, mut pieces) = system(parts)?;
     let volume = |role, label, is_fat32, files: &[fat::FatFile]| {
         let partition = layout.partition(role)?;
         let volume = fat::Volume { label, id: serial(partition), size: partition.size, is_fat32 };
@@ -74,8 +74,12 @@ pub fn pieces(parts: &Parts<'_>, loader: Option<&Loader>) -> Result<Vec<Piece>, 
 }
 
 /// The first slot: the file system of the system disk with the tree of its hashes, and the boot area with kernel and
-/// initramfs. The second stays blank until an update writes it.
-fn system(parts: &Parts<'_>) -> Result<Vec<Piece>, DiskImageError> {
+/// initramfs, in this order. The second stays blank until an update writes it, which has the same pieces. And what the file
+/// system is verified by.
+///
+/// # Errors
+/// When a part cannot be read or made.
+pub fn system(parts: &Parts<'_>) -> Result<(Verity, Vec<Piece>), DiskImageError> {
     let Parts { layout, project, manifest, .. } = parts;
     let read = |path: PathBuf| fs::read(&path).map_err(failed("read", &path));
     let (system, boot) = (layout.system_area()?, layout.boot_area()?);
@@ -88,26 +92,16 @@ fn system(parts: &Parts<'_>) -> Result<Vec<Piece>, DiskImageError> {
         [MEDIUM, &manifest.cmdline, &format!("mote.verity={verity}"), &parts.append.join(" ")].join(" ");
     let archive = slot::archive(&read(project.kernel())?, &read(project.initramfs())?, &cmdline)?;
     let behind = verity.sectors() * SECTOR;
-    Ok(vec![
-        Piece {
-            role: Role::SystemA,
-            offset: system.start,
-            room: system.end - system.start,
-            content: Content::File { path, start: range.start, size },
-        },
-        Piece {
-            role: Role::SystemA,
-            offset: behind,
-            room: system.end.saturating_sub(behind),
-            content: Content::Bytes(tree),
-        },
-        Piece {
-            role: Role::SystemA,
-            offset: boot.start,
-            room: boot.end - boot.start,
-            content: Content::Bytes(archive),
-        },
-    ])
+    let piece = |offset, end: u64, content| {
+        let room = end.saturating_sub(offset);
+        Piece { role: Role::SystemA, offset, room, content }
+    };
+    let pieces = vec![
+        piece(system.start, system.end, Content::File { path, start: range.start, size }),
+        piece(behind, system.end, Content::Bytes(tree)),
+        piece(boot.start, boot.end, Content::Bytes(archive)),
+    ];
+    Ok((verity, pieces))
 }
 
 /// The partition with the system, of the system disk that QEMU is given.

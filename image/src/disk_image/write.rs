@@ -10,7 +10,7 @@ use mote_layout::{Layout, Partition, Role, SECTOR};
 
 use super::DiskImageError;
 use super::loader::BOOT_CODE;
-use crate::files::{self, failed};
+use crate::files::{self, FileError, failed};
 
 /// What is looked at at once; a chunk of zeros is not written.
 const CHUNK: usize = 64 << 10;
@@ -32,10 +32,22 @@ pub enum Content {
 }
 
 impl Content {
-    fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             Self::File { size, .. } => *size,
+        }
+    }
+
+    /// Reads it from its begin to its end.
+    pub(crate) fn reader(&self) -> Result<Box<dyn Read + '_>, FileError> {
+        match self {
+            Self::Bytes(bytes) => Ok(Box::new(bytes.as_slice())),
+            Self::File { path, start, size } => {
+                let mut file = File::open(path).map_err(failed("open", path))?;
+                file.seek(SeekFrom::Start(*start)).map_err(failed("read", path))?;
+                Ok(Box::new(file.take(*size)))
+            }
         }
     }
 }
@@ -79,7 +91,8 @@ pub fn write(
     Ok(files::rename(&new, path)?)
 }
 
-fn check(partition: &Partition, piece: &Piece) -> Result<(), DiskImageError> {
+/// Whether a piece fits into its partition.
+pub(crate) fn check(partition: &Partition, piece: &Piece) -> Result<(), DiskImageError> {
     let room = piece.room.min(partition.size.saturating_sub(piece.offset));
     let size = piece.content.size();
     if piece.offset > partition.size || size > room {

@@ -112,6 +112,7 @@ pub const KEYS: &[Key] = &[
     Key::new("ntp.servers", Kind::Texts { each: SERVER, most: 8 }),
 
     Key::new("update.keys", Kind::Texts { each: PUBLIC_KEY, most: MAX_UPDATE_KEYS }),
+    Key::new("update.trial_s", int(10, 3600)),
 
     Key::new("api.listen", Kind::Text(LISTEN)),
     Key::new("api.max_connections", int(1, 1_000_000)),

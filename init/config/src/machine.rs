@@ -94,6 +94,8 @@ pub struct Ntp {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Update {
-    /// Public keys, 64 hexadecimal digits each, that updates may be signed with besides that of the image.
+    /// Public keys, 64 hexadecimal digits each, that updates may be signed with.
     pub keys: Vec<String>,
+    /// How long a new system may take to be healthy, seconds.
+    pub trial_s: u64,
 }

@@ -12,7 +12,7 @@ fn the_built_in_file_is_sound_and_has_every_key() {
     let resolved = resolve(&[]);
     assert_eq!(resolved.machine().unwrap(), mote_config::Machine::default());
     assert!(resolved.ntp().is_ok());
-    assert!(resolved.update().is_ok());
+    assert_eq!(resolved.update().unwrap().trial_s, 120);
 }
 
 #[test]

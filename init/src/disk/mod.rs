@@ -6,11 +6,11 @@
 pub mod blank;
 pub mod configuration;
 pub mod data;
-pub mod environment;
 pub mod ext4;
 pub mod grow;
 pub mod health;
 pub mod label;
+pub mod release;
 pub mod slot;
 pub mod system;
 pub mod tools;

@@ -9,20 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mote_environment::{Environment, EnvironmentError};
 use mote_layout::{Layout, Role};
 use mote_update::slots::{self, ChangeError, Phase, Slot, State};
 use mote_update::version::Version;
 
-use super::environment::{self, EnvironmentError};
-use super::{health, label};
+use super::{health, label, release};
 use crate::log;
 use crate::machine::Machine;
 use crate::reason::{Action, Cause, Stop};
 use crate::service::hostd::Status;
 use crate::text::chain;
-
-/// How long hostd may take to be healthy. A slot on trial that takes longer is given up.
-const HEALTHY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Time between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -35,9 +32,6 @@ const PAUSE: u32 = 4;
 
 /// Time for the EFI system partition to appear, which is on the disk that the system came from.
 const WAIT: Duration = Duration::from_secs(5);
-
-/// Versions older than this one are not installed once this system is good.
-const OLDEST: Version = Version::ZERO;
 
 /// Why the state of the slots is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +48,6 @@ pub enum SlotError {
     /// A thread died.
     #[error("Interrupted")]
     Interrupted,
-    /// This system does not know its own version.
-    #[error("This system's version is none")]
-    Version,
 }
 
 /// What the running slot turned out to be.
@@ -71,14 +62,19 @@ enum Verdict {
 }
 
 /// What becomes of the state: the new one, and whether the machine is to start again. Where nothing better is there, the
-/// machine goes on with what it has.
-fn judge(state: &State, running: Slot, verdict: Verdict) -> Result<(State, bool), ChangeError> {
+/// machine goes on with what it has. `oldest` is what the running system says of itself.
+fn judge(
+    state: &State,
+    running: Slot,
+    verdict: Verdict,
+    oldest: Version,
+) -> Result<(State, bool), ChangeError> {
     let settled = slots::settle(state, running)?;
     let phase = settled.phase(running);
     match (verdict, phase) {
         (Verdict::Healthy, Phase::Stray) => Ok((slots::adopt(&settled, running)?, false)),
         (Verdict::Healthy, Phase::Settled | Phase::Pending | Phase::Trying | Phase::FellBack) => {
-            Ok((slots::mark_good(&settled, running, OLDEST)?, false))
+            Ok((slots::mark_good(&settled, running, oldest)?, false))
         }
         (Verdict::Sick | Verdict::Damaged, Phase::Trying) => Ok((slots::give_up(&settled, running)?, true)),
         (Verdict::Damaged, Phase::Settled) => Ok((slots::abandon(&settled, running)?, true)),
@@ -97,15 +93,22 @@ pub async fn refuse(machine: &Machine, running: Slot) {
 /// its bytes.
 pub async fn follow(machine: Arc<Machine>, running: Slot, device: PathBuf) {
     // First of all, and whatever comes next: a trial that did not make it is written down.
-    if let Err(error) = change(running, move |state| Ok((slots::settle(state, running)?, false))).await {
+    let settle = move |state: &State| -> Result<(State, bool), ChangeError> {
+        let settled = slots::settle(state, running)?;
+        let on_trial = settled.phase(running) == Phase::Trying;
+        Ok((settled, on_trial))
+    };
+    let on_trial = change(running, settle).await.unwrap_or_else(|error| {
         complain(&machine, &error);
-    }
+        false
+    });
     // Before, the data disk may be checked, which takes as long as it takes.
     let mut status = machine.hostd.status();
-    let _ = status.wait_for(|status| matches!(status, Status::Running(_))).await;
+    let _ = status.wait_for(|status| *status != Status::Down).await;
     // By now all layers are known.
-    let port = machine.configuration.options().port;
-    act(&machine, running, wait_for_health(port).await).await;
+    let options = machine.configuration.options();
+    let verdict = wait_for_health(&machine, options.port, options.trial, on_trial).await;
+    act(&machine, running, verdict).await;
     match tokio::task::spawn_blocking(move || read_through(&device)).await {
         Ok(Ok(mib)) => log::note(&format!("slot {running}: all {mib} MiB are as they were made")),
         Ok(Err(error)) => {
@@ -116,13 +119,21 @@ pub async fn follow(machine: Arc<Machine>, running: Slot, device: PathBuf) {
     }
 }
 
-async fn wait_for_health(port: u16) -> Verdict {
+/// Waits until the service answers. A system on trial has to have an address, too: it came over the network, so there is
+/// one, and a machine that nobody reaches cannot be helped from afar.
+async fn wait_for_health(machine: &Machine, port: u16, bound: Duration, on_trial: bool) -> Verdict {
     let asked = Instant::now();
     loop {
-        if health::is_ready(port).await {
+        let answers = health::is_ready(port).await;
+        let reached = !on_trial || machine.network.borrow().address.is_some();
+        if answers && reached {
             return Verdict::Healthy;
         }
-        if asked.elapsed() > HEALTHY_WITHIN {
+        if asked.elapsed() > bound {
+            if on_trial {
+                let lacks = if answers { "has no address" } else { "is not healthy" };
+                tell(machine, format!("the system on trial {lacks} after {} s", bound.as_secs()));
+            }
             return Verdict::Sick;
         }
         tokio::time::sleep(ASK_EVERY).await;
@@ -130,7 +141,8 @@ async fn wait_for_health(port: u16) -> Verdict {
 }
 
 async fn act(machine: &Machine, running: Slot, verdict: Verdict) {
-    let again = match change(running, move |state| judge(state, running, verdict)).await {
+    let oldest = release::mounted().oldest;
+    let again = match change(running, move |state| judge(state, running, verdict, oldest)).await {
         Ok(again) => again,
         Err(error) => {
             complain(machine, &error);
@@ -170,7 +182,8 @@ fn change_blocking(
     running: Slot,
     with: impl FnOnce(&State) -> Result<(State, bool), ChangeError>,
 ) -> Result<bool, SlotError> {
-    let before = match environment::load(partition) {
+    let environment = Environment::lock(partition)?;
+    let before = match environment.state() {
         Ok(state) => Some(state),
         Err(error @ (EnvironmentError::Block(_) | EnvironmentError::State(_))) => {
             log::line(&format!("slots: {}; starting anew with slot {running}", chain(&error)));
@@ -178,11 +191,13 @@ fn change_blocking(
         }
         Err(error) => return Err(error.into()),
     };
-    let version = env!("CARGO_PKG_VERSION").parse().map_err(|_| SlotError::Version)?;
-    let state = before.clone().unwrap_or_else(|| State::new(running, version, OLDEST));
+    let state = before.clone().unwrap_or_else(|| {
+        let release = release::mounted();
+        State::new(running, release.version, release.oldest)
+    });
     let (after, again) = with(&state)?;
     if before.as_ref() != Some(&after) {
-        environment::store(partition, &after)?;
+        environment.store(&after)?;
         log::line(&format!("slots: {} is good{}", after.slot(), trial(&after)));
     }
     Ok(again)
@@ -223,6 +238,10 @@ mod tests {
     use super::*;
     use mote_update::slots::{Content, Force};
 
+    fn judged(state: &State, running: Slot, verdict: Verdict) -> Result<(State, bool), ChangeError> {
+        judge(state, running, verdict, Version::ZERO)
+    }
+
     const OLD: Version = Version::new(1, 0, 0);
     const NEW: Version = Version::new(1, 1, 0);
 
@@ -237,20 +256,31 @@ mod tests {
     }
 
     fn updated() -> State {
-        judge(&tried(1), Slot::B, Verdict::Healthy).unwrap().0
+        judged(&tried(1), Slot::B, Verdict::Healthy).unwrap().0
     }
 
     #[test]
     fn a_slot_on_trial_that_answers_is_good() {
-        let (state, again) = judge(&tried(1), Slot::B, Verdict::Healthy).unwrap();
+        let (state, again) = judged(&tried(1), Slot::B, Verdict::Healthy).unwrap();
         assert_eq!((state.slot(), state.trial(), again), (Slot::B, None, false));
         assert_eq!(state.content(Slot::B), Content::Good(NEW));
     }
 
     #[test]
+    fn once_it_is_good_it_says_how_old_others_may_be() {
+        let (state, _) = judge(&tried(1), Slot::B, Verdict::Healthy, OLD).unwrap();
+        assert_eq!(state.oldest(), OLD);
+        // Not newer than itself, whatever it says.
+        let (state, _) = judge(&tried(1), Slot::B, Verdict::Healthy, Version::new(9, 0, 0)).unwrap();
+        assert_eq!(state.oldest(), NEW);
+        let (state, _) = judge(&tried(2), Slot::B, Verdict::Sick, NEW).unwrap();
+        assert_eq!(state.oldest(), OLD);
+    }
+
+    #[test]
     fn one_that_does_not_is_given_up() {
         for verdict in [Verdict::Sick, Verdict::Damaged] {
-            let (state, again) = judge(&tried(2), Slot::B, verdict).unwrap();
+            let (state, again) = judged(&tried(2), Slot::B, verdict).unwrap();
             assert_eq!((state.slot(), state.trial(), again), (Slot::A, None, true));
             assert!(state.failed().contains(NEW));
         }
@@ -259,30 +289,30 @@ mod tests {
     #[test]
     fn one_that_did_not_come_so_far_is_written_down() {
         for verdict in [Verdict::Healthy, Verdict::Sick] {
-            let (state, again) = judge(&tried(2), Slot::A, verdict).unwrap();
+            let (state, again) = judged(&tried(2), Slot::A, verdict).unwrap();
             assert_eq!((state.slot(), state.content(Slot::B), again), (Slot::A, Content::Failed(NEW), false));
         }
     }
 
     #[test]
     fn a_damaged_one_gives_way_if_there_is_a_good_one() {
-        let (state, again) = judge(&updated(), Slot::B, Verdict::Damaged).unwrap();
+        let (state, again) = judged(&updated(), Slot::B, Verdict::Damaged).unwrap();
         assert_eq!((state.slot(), state.content(Slot::B), again), (Slot::A, Content::Empty, true));
         let alone = State::new(Slot::A, OLD, OLD);
-        assert_eq!(judge(&alone, Slot::A, Verdict::Damaged), Err(ChangeError::NotGood(Slot::B)));
-        assert_eq!(judge(&pending(), Slot::A, Verdict::Damaged), Ok((pending(), true)));
+        assert_eq!(judged(&alone, Slot::A, Verdict::Damaged), Err(ChangeError::NotGood(Slot::B)));
+        assert_eq!(judged(&pending(), Slot::A, Verdict::Damaged), Ok((pending(), true)));
     }
 
     #[test]
     fn a_sick_good_one_stays_what_it_is() {
-        assert_eq!(judge(&updated(), Slot::B, Verdict::Sick), Ok((updated(), false)));
+        assert_eq!(judged(&updated(), Slot::B, Verdict::Sick), Ok((updated(), false)));
     }
 
     #[test]
     fn what_runs_instead_of_the_good_one_takes_its_place_once_it_answers() {
-        let (state, again) = judge(&updated(), Slot::A, Verdict::Healthy).unwrap();
+        let (state, again) = judged(&updated(), Slot::A, Verdict::Healthy).unwrap();
         assert_eq!((state.slot(), state.content(Slot::B), again), (Slot::A, Content::Empty, false));
-        assert_eq!(judge(&updated(), Slot::A, Verdict::Damaged), Ok((updated(), false)));
+        assert_eq!(judged(&updated(), Slot::A, Verdict::Damaged), Ok((updated(), false)));
     }
 
     #[test]

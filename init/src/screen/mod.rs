@@ -57,7 +57,7 @@ fn phase(running: Running, heard: &Heard, started: Duration, now: Duration) -> P
     let fresh = heard.at > started && !heard.at.is_zero();
     match running {
         Running::Down if started.is_zero() => Phase::Starting,
-        Running::Down | Running::Stopped => Phase::Down,
+        Running::Down | Running::Again | Running::Stopped => Phase::Down,
         Running::Running(_) if !fresh && now.saturating_sub(started) < SILENT => Phase::Starting,
         Running::Running(_) if !fresh || now.saturating_sub(heard.at) > SILENT => Phase::Silent,
         Running::Running(_) if heard.ready => Phase::Ready,
@@ -108,7 +108,8 @@ mod tests {
             (up, heard(0, false, false), 5, 80, Phase::Silent),
             // Of the one before.
             (up, heard(7, true, true), 9, 10, Phase::Starting),
-            (Running::Down, heard(7, true, true), 9, 10, Phase::Down),
+            (Running::Again, heard(7, true, true), 9, 10, Phase::Down),
+            (Running::Again, heard(0, false, false), 0, 5, Phase::Down),
         ] {
             assert_eq!(phase(running, &heard, S(started), S(now)), want, "{heard:?} {started} {now}");
         }

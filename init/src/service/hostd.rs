@@ -55,8 +55,10 @@ const OOM_SCORE: &str = "-900";
 /// What hostd is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Not started yet, or waiting to be started again.
+    /// Not started yet.
     Down,
+    /// It ended, or could not be started: it will be started again.
+    Again,
     /// Running under this process number.
     Running(u32),
     /// Stopped for good.
@@ -117,6 +119,7 @@ impl Hostd {
             if *stopping.borrow_and_update() {
                 break;
             }
+            self.status.send_replace(Status::Again);
             clean_up().await;
             if !well {
                 crashes.note(Kind::Hostd, &ended, &self.last_words()).await;
@@ -187,7 +190,6 @@ impl Hostd {
         };
         // Its last words; whoever else holds the pipes has a moment only.
         let _ = tokio::time::timeout(LAST_WORDS, forwarding).await;
-        self.status.send_replace(Status::Down);
         (ended, well)
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's device announcements: the socket, and the text they and sysfs share.
+//! The kernel's device announcements.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,11 +10,6 @@ use tokio::io::unix::AsyncFd;
 
 /// Group of the kernel's own announcements (2 would be a device manager's).
 const KERNEL_GROUP: u32 = 1;
-
-/// The value of `KEY` in a text of `KEY=value` lines (`/sys/class/block/*/uevent`).
-pub fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-}
 
 /// A socket that hears the kernel. What it heard is not looked at: every announcement means "look
 /// again", so none has to be trusted or can be missed by being dropped.
@@ -62,15 +57,6 @@ pub struct ListenError(#[source] std::io::Error);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_are_found_by_their_whole_key() {
-        let text = "MAJOR=254\nDEVNAME=vdb1\nDEVTYPE=partition\nPARTN=1\nPARTNAME=mote-data\n";
-        assert_eq!(value(text, "PARTNAME"), Some("mote-data"));
-        assert_eq!(value(text, "PART"), None);
-        assert_eq!(value(text, "DEVNAME"), Some("vdb1"));
-        assert_eq!(value("PARTNAME=\n", "PARTNAME"), Some(""));
-    }
 
     #[tokio::test]
     async fn an_announcement_is_heard() {

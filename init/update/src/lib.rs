@@ -17,7 +17,7 @@
 //! │ 16       │ 8    │ key id, the first bytes of the public key's SHA-256              │   x   │
 //! │ 24       │ 64   │ Ed25519 signature, of "Mote update file\0" and all that is signed│       │
 //! │ 88       │ M    │ manifest, JSON: version, built, replaces, size, chunk_size,      │   x   │
-//! │          │      │ chunks (the table's SHA-256), verity_root (may be missing)       │       │
+//! │          │      │ chunks (the table's SHA-256), verity_root, gap (may be missing)  │       │
 //! │ 88+M     │ 32 N │ table, the SHA-256 of each chunk                                 │       │
 //! │ 88+M+32 N│ size │ payload, N chunks of chunk_size bytes, the last of what is left  │       │
 //! └──────────┴──────┴──────────────────────────────────────────────────────────────────┴───────┘
@@ -27,6 +27,9 @@
 //! given out before its chunk was checked: signature → manifest → table → chunk. [`stream::Verifier`] does that
 //! with bytes as they come, in bounded memory; [`write::write`] makes the file. Anything behind the payload is
 //! an error, as is anything missing.
+//!
+//! The payload is what a slot has in it. A slot is full at both ends and empty in between: that part is the `gap`, and
+//! is not sent ([`manifest::Manifest::places`] says where bytes go).
 //!
 //! # An update
 //!

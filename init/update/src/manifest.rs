@@ -51,6 +51,19 @@ pub struct Manifest {
     /// Root of the payload's dm-verity tree, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verity_root: Option<Digest>,
+    /// The part of the slot that the payload leaves out, if it leaves out any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
+}
+
+/// A part of a slot that nobody reads, and that is therefore not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gap {
+    /// Where it begins, in the payload as in the slot, in bytes.
+    pub at: u64,
+    /// Its bytes: so much further behind in the slot goes the rest of the payload.
+    pub size: u64,
 }
 
 /// What the machine allows.
@@ -104,6 +117,14 @@ pub enum ManifestError {
         /// What it can have, with chunks of that size.
         most: u64,
     },
+    /// A gap that is none.
+    #[error("A gap of {} bytes at byte {} of a payload of {size}", gap.size, gap.at)]
+    Gap {
+        /// The gap.
+        gap: Gap,
+        /// Bytes of the payload.
+        size: u64,
+    },
 }
 
 /// Why a machine does not take an update that is otherwise fine.
@@ -146,6 +167,21 @@ impl Manifest {
         self.size.div_ceil(u64::from(self.chunk_size.max(1)))
     }
 
+    /// Where in the slot it ends, in bytes.
+    pub fn slot_end(&self) -> u64 {
+        // No overflow: `check`.
+        self.size.saturating_add(self.gap.map_or(0, |gap| gap.size))
+    }
+
+    /// Where in the slot bytes of the payload go that are at `offset` of it: in front of the gap and behind it. Either
+    /// may be empty.
+    pub fn places<'a>(&self, offset: u64, bytes: &'a [u8]) -> [(u64, &'a [u8]); 2] {
+        let Gap { at, size } = self.gap.unwrap_or(Gap { at: u64::MAX, size: 0 });
+        let before = usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
+        let (before, behind) = bytes.split_at(before);
+        [(offset, before), (offset.max(at).saturating_add(size), behind)]
+    }
+
     /// Bytes of the table of digests.
     pub(crate) fn table_bytes(&self) -> usize {
         // Bounded by `check`.
@@ -171,7 +207,18 @@ impl Manifest {
         if !(1..=most).contains(&self.size) {
             return Err(ManifestError::Size { size: self.size, most });
         }
-        Ok(())
+        match self.gap {
+            Some(gap) if !gap.is_in(self.size) => Err(ManifestError::Gap { gap, size: self.size }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Gap {
+    /// Whether a payload of that size can have it: inside, and in whole blocks of a disk.
+    fn is_in(self, size: u64) -> bool {
+        let blocks = |bytes: u64| bytes > 0 && bytes.is_multiple_of(u64::from(MIN_CHUNK));
+        blocks(self.at) && blocks(self.size) && self.at < size && size.checked_add(self.size).is_some()
     }
 }
 
@@ -248,6 +295,7 @@ pub(crate) mod tests {
             chunk_size: MIN_CHUNK,
             chunks: Digest::of(b"table"),
             verity_root: None,
+            gap: None,
         }
     }
 
@@ -269,6 +317,7 @@ pub(crate) mod tests {
             size: u64::from(MAX_CHUNK) * MAX_CHUNKS,
             chunk_size: MAX_CHUNK,
             verity_root: Some(Digest::of(b"")),
+            gap: Some(Gap { at: 4096, size: 1 << 62 }),
             ..manifest()
         };
         let bytes = large.to_bytes().unwrap();
@@ -290,6 +339,17 @@ pub(crate) mod tests {
             assert!(matches!(Manifest::parse(&json), Err(ManifestError::ChunkSize(_))), "{chunk_size}");
         }
         assert!(Manifest { size: most, ..manifest() }.to_bytes().is_ok());
+    }
+
+    #[test]
+    fn a_gap_is_inside_and_of_whole_blocks() {
+        let with = |at, size| Manifest { gap: Some(Gap { at, size }), ..manifest() }.to_bytes();
+        assert!(with(4096, 4096).is_ok() && with(98_304, 1 << 40).is_ok());
+        for (at, size) in
+            [(0, 4096), (4096, 0), (4097, 4096), (4096, 512), (102_400, 4096), (4096, u64::MAX - 4095)]
+        {
+            assert!(matches!(with(at, size), Err(ManifestError::Gap { .. })), "{at} {size}");
+        }
     }
 
     #[test]
@@ -370,6 +430,41 @@ pub(crate) mod tests {
         #[test]
         fn any_bytes_are_a_manifest_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(Manifest::parse(&bytes).is_err());
+        }
+
+        /// However a payload is cut, its parts go where the whole of it would.
+        #[test]
+        fn parts_go_where_the_whole_does(
+            size in 1..40_usize,
+            at in 1..40_u64,
+            gap in 0..9_u64,
+            cuts in prop::collection::vec(1..9_usize, 1..40),
+        ) {
+            let payload: Vec<u8> = (1..=u8::try_from(size).unwrap()).collect();
+            let bytes = u64::try_from(size).unwrap();
+            let gap = (at < bytes && gap > 0).then_some(Gap { at, size: gap });
+            let manifest = Manifest { size: bytes, gap, ..manifest() };
+            let mut slot = vec![0; usize::try_from(manifest.slot_end()).unwrap()];
+            let mut offset = 0;
+            for cut in cuts.iter().cycle() {
+                let end = (offset + cut).min(size);
+                for (at, part) in manifest.places(u64::try_from(offset).unwrap(), &payload[offset..end]) {
+                    if !part.is_empty() {
+                        let at = usize::try_from(at).unwrap();
+                        slot[at..at + part.len()].copy_from_slice(part);
+                    }
+                }
+                offset = end;
+                if offset == size {
+                    break;
+                }
+            }
+            let mut expected = payload;
+            if let Some(Gap { at, size }) = gap {
+                let at = usize::try_from(at).unwrap();
+                expected.splice(at..at, vec![0; usize::try_from(size).unwrap()]);
+            }
+            prop_assert_eq!(slot, expected);
         }
 
         /// A manifest with something else somewhere: what is read is within the limits.

@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 
 use crate::digest::Digest;
 use crate::keys::SecretKey;
-use crate::manifest::{Header, HeaderError, Manifest, ManifestError};
+use crate::manifest::{Gap, Header, HeaderError, Manifest, ManifestError};
 use crate::version::Version;
 
 /// The size of chunk to take: few digests, little memory.
@@ -23,6 +23,8 @@ pub struct Release {
     pub chunk_size: u32,
     /// Root of the payload's dm-verity tree, if it has one.
     pub verity_root: Option<Digest>,
+    /// The part of the slot that is not in the payload.
+    pub gap: Option<Gap>,
 }
 
 /// Why no update file was made.
@@ -64,6 +66,7 @@ pub fn write(
         chunk_size: release.chunk_size,
         chunks: Digest::of(&[]),
         verity_root: release.verity_root,
+        gap: release.gap,
     };
     // Limits first: there is no need to read what is too large.
     manifest.to_bytes().map_err(WriteError::Manifest)?;
@@ -126,6 +129,7 @@ mod tests {
         replaces: Version::ZERO,
         chunk_size: MIN_CHUNK,
         verity_root: None,
+        gap: None,
     };
 
     fn key() -> SecretKey {

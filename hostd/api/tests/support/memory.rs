@@ -29,6 +29,7 @@ pub struct Memory {
     callers: Mutex<Vec<Caller>>,
     slots: Semaphore,
     idle: Mutex<u64>,
+    updated: Mutex<Option<usize>>,
     pub health: Mutex<Health>,
     pub crashes: Mutex<BTreeMap<String, Value>>,
 }
@@ -48,6 +49,7 @@ impl Default for Memory {
             callers: Mutex::default(),
             slots: Semaphore::new(CONCURRENCY),
             idle: Mutex::default(),
+            updated: Mutex::default(),
             crashes: Mutex::default(),
             health: Mutex::new(Health { serving: true, ready: true, components: Vec::new() }),
         }
@@ -437,6 +439,37 @@ impl Platform for Memory {
             }
         });
         Ok(Bundle { name: "bundle.tar".to_owned(), pieces: receiver })
+    }
+
+    /// One that begins with "bad" is refused at once.
+    async fn update(&self, caller: &Caller, wish: UpdateWish, mut upload: Upload) -> Result<Value, ApiError> {
+        self.note(caller);
+        let mut bytes = Vec::new();
+        while let Some(piece) = upload.pieces.recv().await {
+            bytes.extend_from_slice(&piece?);
+            if bytes.starts_with(b"bad") {
+                return Err(ApiError::AccessDenied("Signed by nobody".to_owned()));
+            }
+        }
+        *self.updated.lock().unwrap() = Some(bytes.len());
+        Ok(json!({ "bytes": bytes.len(), "reboot": wish.reboot, "force": wish.force }))
+    }
+
+    async fn update_state(&self) -> Result<Value, ApiError> {
+        Ok(json!({ "bytes": *self.updated.lock().unwrap() }))
+    }
+
+    async fn roll_back(&self, caller: &Caller, wish: UpdateWish) -> Result<Value, ApiError> {
+        self.note(caller);
+        Ok(json!({ "reboot": wish.reboot }))
+    }
+
+    async fn call_off_update(&self, caller: &Caller) -> Result<Value, ApiError> {
+        self.note(caller);
+        match self.updated.lock().unwrap().take() {
+            Some(_) => Ok(json!({})),
+            None => Err(ApiError::ResourceConflict("There is nothing to call off".to_owned())),
+        }
     }
 
     async fn shutdown(&self) -> Result<(), ApiError> {

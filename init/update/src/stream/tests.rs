@@ -28,6 +28,7 @@ fn release() -> Release {
         replaces: Version::new(1, 0, 0),
         chunk_size: MIN_CHUNK,
         verity_root: Some(Digest::of(b"tree")),
+        gap: None,
     }
 }
 
