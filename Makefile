@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv tool parts image sbom port run demo check-config test unit end-to-end lint bench clean
+.PHONY: help setup venv tool parts image sbom reproducible port run demo check-config test unit end-to-end lint bench clean
 
 PORT ?= 8080
 ARGS ?=
@@ -29,6 +29,7 @@ help:
 	@echo "make run     boot the image in QEMU and stay; Ctrl-C powers it off   (PORT=$(PORT), ARGS='--mem 2048 --fresh')"
 	@echo "make image   make what is passed on in dist/: a disk for machines, its checksums, what it is made of"
 	@echo "make sbom    list in dist/ what the image is made of, with all licences"
+	@echo "make reproducible   build twice elsewhere, and see that every byte is the same"
 	@echo "make test    all tests: by crate, then end to end in QEMU   (make unit, make end-to-end: one of the two)"
 	@echo "make check-config   what is wrong with a mote.toml, with line and column   (FILE=$(FILE))"
 	@echo "make lint    formatting, clippy, Python syntax"
@@ -66,6 +67,10 @@ image: parts sbom
 sbom: tool
 	@"$(IMAGE)" sbom
 
+# Whoever has the sources can see that a file is what it says.
+reproducible: setup
+	@sh image/reproducible.sh
+
 # Before the build, which may take minutes.
 port:
 	@[ "$(PORT)" -ge 1 ] 2>/dev/null && [ "$(PORT)" -le 65535 ] || { \
@@ -93,6 +98,7 @@ lint: setup
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	PYTHONPYCACHEPREFIX=$(TARGET_DIR)/pycache $(PYTHON) -W error -m compileall -q tests examples bench/functions
 	sh -n image/setup.sh
+	sh -n image/reproducible.sh
 	bash -n .ci/run
 
 # Each prints its table and leaves one line of JSON in results/; figures and tables of all go into docs/. One alone:

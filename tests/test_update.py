@@ -117,7 +117,7 @@ def falls_back(machine, copy, version, file, boots):
     before = len(booted(machine))
     reply = update.send(machine, file)
     assert reply.status == 202, str(reply)
-    assert until(lambda: version in copy.variables()["mote_failed"].split(), FALL_BACK_LIMIT_S), machine.tail()
+    assert until(lambda: version in copy.variables()["mote_failed"].split(","), FALL_BACK_LIMIT_S), machine.tail()
     state = runs(machine, "a")
     assert (state["slots"]["b"]["state"], state["trial"]) == ("failed", None) and version in state["failed"], state
     assert 2 <= len(booted(machine)) - before <= boots <= 3, machine.tail()
