@@ -19,8 +19,8 @@ FALL_BACK_LIMIT_S = 600
 BOOTED = re.compile(r"Mote: slot ([ab])\b(?! cannot)")
 MIB = disk.MIB
 # More of them before a release: MOTE_POWER_CUTS=50.
-CUTS = int(os.environ.get("MOTE_POWER_CUTS", "4"))
-TORN = int(os.environ.get("MOTE_TORN_WRITES", "3"))
+CUTS = int(os.environ.get("MOTE_POWER_CUTS", "2"))
+TORN = int(os.environ.get("MOTE_TORN_WRITES", "2"))
 # About what an update takes, with the start into the new system.
 CYCLE_S = 40
 # What a bad system gets instead of two minutes.
