@@ -73,7 +73,7 @@ fn interfaces(entries: &Entries, faults: &mut Vec<Fault>) {
         }
         let has_v4 = interface.addresses.iter().any(|net| net.addr().is_ipv4());
         let has_v6 = interface.addresses.iter().any(|net| net.addr().is_ipv6());
-        if interface.addresses.is_empty() && !interface.dhcp {
+        if interface.addresses.is_empty() && !interface.dhcp && interface.dhcp6 != Some(true) {
             let fault =
                 Fault::at(&[At::path(PATH), vec![At::Index(index)]].concat(), "has no address".to_owned());
             faults.push(fault.way_out("give addresses = [\"192.0.2.7/24\"], or dhcp = true".to_owned()));
@@ -81,6 +81,11 @@ fn interfaces(entries: &Entries, faults: &mut Vec<Fault>) {
         if has_v4 && interface.dhcp {
             let fault =
                 Fault::at(&field(PATH, index, "dhcp"), "is on, but there is an IPv4 address".to_owned());
+            faults.push(fault.way_out("leave out one of them".to_owned()));
+        }
+        if has_v6 && interface.dhcp6 == Some(true) {
+            let fault =
+                Fault::at(&field(PATH, index, "dhcp6"), "is on, but there is an IPv6 address".to_owned());
             faults.push(fault.way_out("leave out one of them".to_owned()));
         }
         if has_v6 && interface.mtu.is_some_and(|mtu| mtu < LEAST_MTU) {

@@ -68,6 +68,11 @@ const INTERFACES: &[Field] = &[
     ),
     optional("mtu", int(576, U16), "largest packet, bytes; if missing, the driver's"),
     optional("dhcp", Kind::Bool, "whether it asks a DHCP server for an IPv4 address; if missing, no"),
+    optional(
+        "dhcp6",
+        Kind::Bool,
+        "whether it asks a DHCPv6 server where router advertisements say so; if missing, yes",
+    ),
 ];
 
 const PEERS: &[Field] = &[

@@ -59,6 +59,8 @@ pub struct Interface {
     pub mtu: Option<u16>,
     /// Whether it asks a DHCP server for an IPv4 address.
     pub dhcp: bool,
+    /// Whether it asks a DHCPv6 server where router advertisements say so; if missing, yes.
+    pub dhcp6: Option<bool>,
 }
 
 impl Interface {

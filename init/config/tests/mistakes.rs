@@ -123,6 +123,13 @@ fn every_mistake_has_its_place_and_a_way_out() {
         ("192.0.2.7/24", "192.0.2.7", "4:33: machine.interfaces[0].addresses[0]", "prefix length"),
         ("\"52:54:00:12:34:56\"", "\"eth0\"", "5:12: machine.interfaces[1].name", "the same interface"),
         ("2001:db8:1::7/64", "192.0.2.8/24", "5:40: machine.interfaces[1].dhcp", "there is an IPv4 address"),
+        ("dhcp = true,", "dhcp6 = true,", "5:41: machine.interfaces[1].dhcp6", "there is an IPv6 address"),
+        (
+            "dhcp = true, addresses = [\"2001:db8:1::7/64\"]",
+            "mtu = 1500, dhcp6 = false",
+            "5:3: machine.interfaces[1]",
+            "has no address",
+        ),
         (
             "dhcp = true, addresses = [\"2001:db8:1::7/64\"]",
             "mtu = 1500",

@@ -70,7 +70,7 @@ pub async fn apply(handle: &Handle, index: u32, new: &Plan, old: Option<&Plan>) 
         remove_address(handle, index, *address).await?;
     }
     for address in &new.addresses {
-        add_address(handle, index, *address, new.lifetime_s).await?;
+        add_address(handle, index, *address, new).await?;
     }
     for route in &new.routes {
         let Some(message) = route_message(index, new, route) else { continue };
@@ -99,18 +99,16 @@ pub async fn withdraw(handle: &Handle, index: u32, plan: &Plan) -> Result<(), Ap
     Ok(())
 }
 
-async fn add_address(
-    handle: &Handle,
-    index: u32,
-    address: IpNet,
-    lifetime_s: Option<u32>,
-) -> Result<(), ApplyError> {
+async fn add_address(handle: &Handle, index: u32, address: IpNet, plan: &Plan) -> Result<(), ApplyError> {
     let mut request = handle.address().add(index, address.addr(), address.prefix_len()).replace();
-    if let Some(seconds) = lifetime_s {
+    // The kernel's for ever is the largest number.
+    let valid = plan.lifetime_s.unwrap_or(u32::MAX);
+    let preferred = plan.preferred_s.unwrap_or(valid).min(valid);
+    if plan.lifetime_s.or(plan.preferred_s).is_some() {
         // The kernel removes the address by itself if nobody renews it: no lease is ever overstayed.
         let mut lifetime = CacheInfo::default();
-        lifetime.ifa_valid = seconds;
-        lifetime.ifa_preferred = seconds;
+        lifetime.ifa_valid = valid;
+        lifetime.ifa_preferred = preferred;
         request.message_mut().attributes.push(AddressAttribute::CacheInfo(lifetime));
     }
     request.execute().await.map_err(|source| ApplyError::Address { index, address, source })

@@ -17,6 +17,8 @@ pub struct Want {
     pub dhcp: bool,
     /// Take IPv6 addresses and routes from router advertisements.
     pub advertised: bool,
+    /// Ask a DHCPv6 server where they say so.
+    pub dhcp6: bool,
 }
 
 /// Which interface an entry is about is known when it is there.
@@ -36,7 +38,7 @@ impl Wants {
     /// What is wanted of an interface that has come.
     pub fn of(&mut self, link: &Seen) -> Want {
         if self.interfaces.is_empty() {
-            return Want { plan: None, dhcp: true, advertised: true };
+            return Want { plan: None, dhcp: true, advertised: true, dhcp6: true };
         }
         let named = self.interfaces.iter().find(|interface| interface.names(&link.name, link.mac));
         let unnamed = || {
@@ -49,7 +51,7 @@ impl Wants {
                 self.unnamed = Some(link.index);
                 want(interface)
             }
-            (None, None) => Want { plan: None, dhcp: false, advertised: false },
+            (None, None) => Want { plan: None, dhcp: false, advertised: false, dhcp6: false },
         }
     }
 
@@ -71,6 +73,7 @@ fn want(interface: &Interface) -> Want {
         plan: Some(plan).filter(|plan| *plan != Plan::default()),
         dhcp: interface.dhcp,
         advertised: !has_v6,
+        dhcp6: !has_v6 && interface.dhcp6.unwrap_or(true),
     }
 }
 
@@ -89,17 +92,19 @@ mod tests {
             addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
             gateways: if addresses.is_empty() { Vec::new() } else { vec!["192.0.2.1".parse().unwrap()] },
             dhcp,
+            dhcp6: None,
             mtu: None,
         }
     }
 
-    const NOTHING: Want = Want { plan: None, dhcp: false, advertised: false };
+    const NOTHING: Want = Want { plan: None, dhcp: false, advertised: false, dhcp6: false };
+    const ALL: Want = Want { plan: None, dhcp: true, advertised: true, dhcp6: true };
 
     #[test]
     fn without_entries_all_use_dhcp() {
         let mut wants = Wants::default();
         for index in 1..4 {
-            assert_eq!(wants.of(&link(index, "eth0")), Want { plan: None, dhcp: true, advertised: true });
+            assert_eq!(wants.of(&link(index, "eth0")), ALL);
         }
     }
 
@@ -112,9 +117,22 @@ mod tests {
         let want = wants.of(&link(2, "eth1"));
         let plan = want.plan.unwrap();
         assert_eq!((plan.addresses.len(), plan.routes.len()), (2, 1));
-        assert!(!want.dhcp && !want.advertised);
-        assert_eq!(wants.of(&link(3, "eth0")), Want { plan: None, dhcp: true, advertised: true });
+        assert!(!want.dhcp && !want.advertised && !want.dhcp6);
+        assert_eq!(wants.of(&link(3, "eth0")), ALL);
         assert_eq!(wants.of(&link(4, "eth2")), NOTHING);
+    }
+
+    #[test]
+    fn ipv6_is_as_routers_say_unless_there_are_addresses_or_it_is_not_wanted() {
+        let v6 = |addresses: &[&str], dhcp6| {
+            let interface = Interface { dhcp6, ..entry(None, addresses, false) };
+            let want = Wants::new(vec![interface]).of(&link(2, "eth0"));
+            (want.advertised, want.dhcp6)
+        };
+        assert_eq!(v6(&["192.0.2.7/24"], None), (true, true));
+        assert_eq!(v6(&[], Some(true)), (true, true));
+        assert_eq!(v6(&["192.0.2.7/24"], Some(false)), (true, false));
+        assert_eq!(v6(&["2001:db8::7/64"], None), (false, false));
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //! tells it about leases. Nothing ever waits for it: the boot goes on, and `state` says when there is an
 //! address. What is wished for may change meanwhile: a layer of the configuration comes over the network.
 //!
-//! IPv6 addresses and routes that are advertised (SLAAC) are the kernel's matter; there is no DHCPv6 client.
+//! IPv6 addresses and routes that are advertised (SLAAC) are the kernel's matter; where routers say so a `dhcp6::keep`
+//! task asks for an address or for name servers.
 
+mod advice;
 mod apply;
 mod book;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod fixed;
+mod keepers6;
 pub mod names;
 pub mod plan;
 #[cfg(test)]
@@ -34,6 +38,7 @@ pub use apply::ApplyError;
 use book::{Act, Book, Seen};
 use dhcp::Event;
 use fixed::{Want, Wants};
+use keepers6::Keepers;
 use plan::Plan;
 
 use crate::log;
@@ -41,6 +46,10 @@ use crate::text::chain;
 
 /// Pause before the netlink socket is opened anew after it failed.
 const REOPEN: Duration = Duration::from_secs(1);
+
+/// Comings and goings of interfaces, routers' advertisements, addresses of IPv6.
+const GROUPS: &[MulticastGroup] =
+    &[MulticastGroup::Link, MulticastGroup::Ipv6Ifinfo, MulticastGroup::Ipv6Ifaddr];
 
 /// What the rest of init needs to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,7 +86,10 @@ struct Around {
 enum Origin {
     Hand,
     Lease,
+    Lease6,
 }
+
+const ORIGINS: [Origin; 3] = [Origin::Hand, Origin::Lease, Origin::Lease6];
 
 /// Sets the loopback interface up.
 pub async fn loopback() -> Result<(), LoopbackError> {
@@ -137,14 +149,17 @@ struct Network {
     /// What is set on each interface now.
     applied: BTreeMap<(u32, Origin), Plan>,
     keepers: BTreeMap<u32, JoinHandle<()>>,
+    keepers6: Keepers,
     names: BTreeMap<u32, String>,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
+    inbox6: mpsc::Receiver<Event>,
 }
 
 impl Network {
     fn new(around: Around, mut wishes: watch::Receiver<Wish>, state: watch::Sender<State>) -> Self {
         let (events, inbox) = mpsc::channel(16);
+        let (events6, inbox6) = mpsc::channel(16);
         let wish = wishes.borrow_and_update().clone();
         Self {
             around,
@@ -155,16 +170,18 @@ impl Network {
             wanted: BTreeMap::new(),
             applied: BTreeMap::new(),
             keepers: BTreeMap::new(),
+            keepers6: Keepers::new(events6),
             names: BTreeMap::new(),
             events,
             inbox,
+            inbox6,
         }
     }
 
     /// One netlink socket's life. Listening starts before listing, so nothing is missed in between.
     async fn session(&mut self) -> Result<(), SessionError> {
         let (connection, handle, mut messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(SessionError::Socket)?;
+            rtnetlink::new_multicast_connection(GROUPS).map_err(SessionError::Socket)?;
         let connection = tokio::spawn(connection);
         let mut book = Book::default();
         let ended = self.follow(&handle, &mut messages, &mut book).await;
@@ -172,6 +189,7 @@ impl Network {
         for (_, keeper) in std::mem::take(&mut self.keepers) {
             keeper.abort();
         }
+        self.keepers6.stop_all();
         ended
     }
 
@@ -202,12 +220,20 @@ impl Network {
                                 self.act(handle, act).await;
                             }
                         }
+                        // The kernel takes a leased one away at once.
+                        NetlinkPayload::InnerMessage(
+                            RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address),
+                        ) => self.keepers6.announced(&address),
                         _ => {}
                     }
                 }
                 event = self.inbox.recv() => {
                     let Some(event) = event else { return Err(SessionError::Closed) };
-                    self.leased(handle, event).await;
+                    self.leased(handle, Origin::Lease, event).await;
+                }
+                event = self.inbox6.recv() => {
+                    let Some(event) = event else { return Err(SessionError::Closed) };
+                    self.leased(handle, Origin::Lease6, event).await;
                 }
                 changed = next_wish(&mut self.wishes) => self.change(handle, book, changed).await,
             }
@@ -220,9 +246,11 @@ impl Network {
         if !book.knows(link.index) && !(self.around.ours)(&link.name) {
             return;
         }
-        for act in book.seen(link) {
+        self.keepers6.heard(message);
+        for act in book.seen(link.clone()) {
             self.act(handle, act).await;
         }
+        self.follow_advice(&link);
     }
 
     async fn act(&mut self, handle: &Handle, act: Act) {
@@ -246,15 +274,17 @@ impl Network {
             }
             Act::Pause(index) => {
                 self.stop_keeper(index);
+                self.keepers6.stop(index);
                 log::line(&format!("network: {}: disconnected", self.name(index)));
             }
             Act::Forget(index) => {
                 self.stop_keeper(index);
+                self.keepers6.forget(index);
                 log::line(&format!("network: {}: gone", self.name(index)));
                 self.names.remove(&index);
                 self.wanted.remove(&index);
                 self.wants.forget(index);
-                let plans = [Origin::Hand, Origin::Lease].map(|origin| self.applied.remove(&(index, origin)));
+                let plans = ORIGINS.map(|origin| self.applied.remove(&(index, origin)));
                 if plans.iter().any(Option::is_some) {
                     self.write_files();
                 }
@@ -288,10 +318,15 @@ impl Network {
                 self.stop_keeper(link.index);
                 self.withdraw(handle, (link.index, Origin::Lease)).await;
             }
+            if !want.dhcp6 {
+                self.keepers6.stop(link.index);
+                self.withdraw(handle, (link.index, Origin::Lease6)).await;
+            }
             self.by_hand(handle, &link, want.clone()).await;
             if want.dhcp && link.up && link.carrier && !self.keepers.contains_key(&link.index) {
-                self.start_keeper(link);
+                self.start_keeper(link.clone());
             }
+            self.follow_advice(&link);
         }
         self.write_files();
     }
@@ -305,6 +340,14 @@ impl Network {
         }
     }
 
+    /// Asks what routers advise, if it is wanted.
+    fn follow_advice(&mut self, link: &Seen) {
+        let wanted = self.wanted.get(&link.index).is_some_and(|want| want.dhcp6);
+        if wanted && link.up && link.carrier {
+            self.keepers6.follow(link, &self.wish.hostname);
+        }
+    }
+
     async fn withdraw(&mut self, handle: &Handle, place: (u32, Origin)) {
         let Some(plan) = self.applied.remove(&place) else { return };
         if let Err(error) = apply::withdraw(handle, place.0, &plan).await {
@@ -313,19 +356,30 @@ impl Network {
         self.write_files();
     }
 
-    async fn leased(&mut self, handle: &Handle, event: Event) {
+    async fn leased(&mut self, handle: &Handle, origin: Origin, event: Event) {
         match event {
-            Event::Leased { index, plan } if self.keepers.contains_key(&index) => {
+            Event::Leased { index, plan } if self.is_kept(index, origin) => {
                 let name = self.name(index);
-                self.set(handle, (index, Origin::Lease), name, plan).await;
+                self.set(handle, (index, origin), name, plan).await;
             }
             // From a keeper that was stopped meanwhile.
             Event::Leased { .. } => {}
-            Event::Lost { index } => self.withdraw(handle, (index, Origin::Lease)).await,
+            Event::Lost { index } => self.withdraw(handle, (index, origin)).await,
             Event::Failed { index, reason } => {
                 log::line(&format!("network: {}: {reason}", self.name(index)));
-                self.settle();
+                // Nobody waits for DHCPv6.
+                if origin == Origin::Lease {
+                    self.settle();
+                }
             }
+        }
+    }
+
+    fn is_kept(&self, index: u32, origin: Origin) -> bool {
+        match origin {
+            Origin::Hand => false,
+            Origin::Lease => self.keepers.contains_key(&index),
+            Origin::Lease6 => self.keepers6.has(index),
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Plan {
     pub addresses: Vec<IpNet>,
     /// Seconds until the kernel drops the addresses by itself; none means never.
     pub lifetime_s: Option<u32>,
+    /// Seconds until they are no longer used for what is new, if that is earlier.
+    pub preferred_s: Option<u32>,
     /// Routes, in the order they must be added.
     pub routes: Vec<Route>,
     /// MTU to set, if any.
@@ -97,6 +99,7 @@ impl Plan {
         Ok(Self {
             addresses: vec![network.into()],
             lifetime_s: (offer.lease_s != u32::MAX).then_some(offer.lease_s),
+            preferred_s: None,
             routes,
             mtu: offer.mtu.filter(|mtu| *mtu >= MIN_MTU),
             dns: offer.dns.iter().copied().filter(is_host).take(MAX_DNS).map(IpAddr::V4).collect(),
@@ -165,7 +168,8 @@ fn prefix_of(mask: Ipv4Addr) -> Option<u8> {
     (prefix >= 1 && mask_of(prefix) == bits).then_some(prefix)
 }
 
-fn is_domain(name: &str) -> bool {
+/// A domain that may stand in a file.
+pub fn is_domain(name: &str) -> bool {
     (1..=MAX_DOMAIN).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }

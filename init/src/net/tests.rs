@@ -12,12 +12,12 @@ use super::*;
 /// Bound on what takes milliseconds.
 const SOON: Duration = Duration::from_secs(20);
 
-fn ip(arguments: &str) -> String {
+pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-async fn until(what: &str, mut there: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut there: impl FnMut() -> bool) {
     let end = tokio::time::Instant::now() + SOON;
     while !there() {
         assert!(tokio::time::Instant::now() < end, "{what}\n{}\n{}", ip("addr"), ip("route"));
@@ -25,7 +25,7 @@ async fn until(what: &str, mut there: impl FnMut() -> bool) {
     }
 }
 
-fn wish(interfaces: &str, dns: &[&str]) -> Wish {
+pub fn wish(interfaces: &str, dns: &[&str]) -> Wish {
     let text = format!("[machine]\ninterfaces = {interfaces}\n");
     let source = mote_config::Source::text(mote_config::Layer::UserData, "wish", text.as_bytes());
     let resolved = mote_config::resolve(&[source]);
@@ -41,7 +41,7 @@ fn advertised(name: &str) -> String {
     std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra")).unwrap().trim().to_owned()
 }
 
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !rustix::process::geteuid().is_root() || Command::new("ip").arg("-V").output().is_err() {
         println!("skipped: needs root and the ip program");
         return;
@@ -56,7 +56,7 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 }
 
 /// The near ends are the machine's, `m0` and `m1`.
-async fn cables(count: usize) {
+pub async fn cables(count: usize) {
     let (connection, handle, _) = rtnetlink::new_connection().unwrap();
     let task = tokio::spawn(connection);
     for number in 0..count {
@@ -67,7 +67,7 @@ async fn cables(count: usize) {
     task.abort();
 }
 
-fn start(etc: &Path, first: Wish) -> (watch::Sender<Wish>, watch::Receiver<State>) {
+pub fn start(etc: &Path, first: Wish) -> (watch::Sender<Wish>, watch::Receiver<State>) {
     let (wishes, receiver) = watch::channel(first);
     let state = watch::Sender::default();
     let seen = state.subscribe();

@@ -48,6 +48,13 @@ pub fn byte() -> u8 {
     byte[0]
 }
 
+/// Eight such bytes.
+pub fn word() -> u64 {
+    let mut bytes = [0_u8; 8];
+    let _ = getrandom(&mut bytes, GetRandomFlags::INSECURE);
+    u64::from_ne_bytes(bytes)
+}
+
 fn is_ready() -> bool {
     let mut byte = [0_u8; 1];
     getrandom(&mut byte, GetRandomFlags::NONBLOCK).is_ok()
