@@ -12,6 +12,8 @@ pub struct BootFacts {
     pub boot_id: String,
     /// The appliance's address, empty while there is none.
     pub address: String,
+    /// What is to be said of interfaces without an address.
+    pub network_problem: String,
     /// The slot that the system is in, `a` or `b`; empty on a machine without slots.
     pub slot: String,
     /// The data disk.
@@ -38,11 +40,19 @@ pub struct DataDisk {
     pub checked: bool,
     /// What to tell the operator.
     pub detail: String,
+    /// The device that takes an order to wipe it; empty: none does.
+    pub orders: String,
 }
 
 impl Default for DataDisk {
     fn default() -> Self {
-        Self { state: "ok".to_owned(), formatted: false, checked: false, detail: String::new() }
+        Self {
+            state: "ok".to_owned(),
+            formatted: false,
+            checked: false,
+            detail: String::new(),
+            orders: String::new(),
+        }
     }
 }
 

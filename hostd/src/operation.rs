@@ -1,4 +1,4 @@
-//! What those who run the machine have of it: records of crashes, the log elsewhere, bundles, updates.
+//! What those who run the machine have of it: records of crashes, the log elsewhere, bundles, updates, resets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::bundle::{self, Part, Places, Told};
 use crate::crashes::Crashes;
+use crate::reset::Desk;
 use crate::syslog::{Status, Syslog};
 use crate::text::unix_ms;
 use crate::update::Updates;
@@ -21,6 +22,8 @@ const BUSY: Duration = Duration::from_secs(10);
 pub struct Operation {
     /// Records of crashes.
     pub crashes: Crashes,
+    /// Where resets are asked for.
+    pub desk: Desk,
     /// Updates of the system.
     pub updates: Updates,
     syslog: Option<Syslog>,
@@ -32,7 +35,7 @@ pub struct Operation {
 impl Operation {
     /// With these.
     pub fn new(crashes: Crashes, syslog: Option<Syslog>, places: Places, updates: Updates) -> Self {
-        Self { crashes, updates, syslog, places, bundles: Arc::new(Semaphore::new(1)) }
+        Self { crashes, desk: Desk::default(), updates, syslog, places, bundles: Arc::new(Semaphore::new(1)) }
     }
 
     /// How it stands with the log that is sent elsewhere, if it is.

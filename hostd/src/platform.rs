@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use mote_api::{
     Account, ApiError, Bundle, Caller, Component, CreateFunction, Function, FunctionPage, Health,
-    InvokeReply, InvokeRequest, Limits, Platform, Provisioned, TagChange, UpdateCode, UpdateConfiguration,
-    UpdateWish, Upload, Wishes,
+    InvokeReply, InvokeRequest, Limits, Platform, Provisioned, ResetReply, TagChange, UpdateCode,
+    UpdateConfiguration, UpdateWish, Upload, Wipe, Wishes,
 };
+use mote_reset::What;
 use mote_store::{FunctionConfig, FunctionRecord, StoreError};
 use mote_update::slots::Force;
 use rustix::process::{Pid, Signal, kill_process};
@@ -407,8 +408,16 @@ impl Platform for Appliance {
         // Read again, from memory: init writes it anew when something changes.
         let (facts, _) = BootFacts::read(self.operation.boot_file());
         if !facts.boot_id.is_empty() {
-            let (ok, reason) = (facts.clock_ok, facts.clock_problem);
+            let ok = facts.clock_ok;
+            let reason = match facts.clock_problem {
+                none if none.is_empty() && !ok => {
+                    format!("Set by {}, nobody says what time it is", facts.clock)
+                }
+                problem => problem,
+            };
             components.push(Component { name: "clock".to_owned(), ok, reason });
+            let (ok, reason) = (facts.network_problem.is_empty(), facts.network_problem);
+            components.push(Component { name: "addresses".to_owned(), ok, reason });
         }
         let draining = self.draining.load(Ordering::Acquire);
         if draining {
@@ -599,5 +608,15 @@ impl Platform for Appliance {
 
     async fn reboot(&self) -> Result<(), ApiError> {
         Self::signal_init(Signal::INT)
+    }
+
+    async fn reset(&self, what: Wipe, confirm: Option<&str>) -> Result<ResetReply, ApiError> {
+        let what = match what {
+            Wipe::Data => What::Data,
+            Wipe::Factory => What::Factory,
+        };
+        let (facts, _) = BootFacts::read(self.operation.boot_file());
+        let restart = || Self::signal_init(Signal::INT);
+        self.operation.desk.reset(&facts.data.orders, what, confirm, restart).await
     }
 }

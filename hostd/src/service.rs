@@ -17,6 +17,7 @@ use crate::loaders::Loaders;
 use crate::logs::Logs;
 use crate::network::Networks;
 use crate::pool::{FunctionShape, Pool, Shape};
+use crate::pressure;
 use crate::snapshots;
 use crate::text::chain;
 
@@ -88,6 +89,8 @@ impl Service {
             system,
         });
         tokio::spawn(bring_up::serve_orders(Arc::clone(&service), orders));
+        let reserve_mb = service.config.sandbox.memory_reserve_mb;
+        tokio::spawn(pressure::watch(Arc::downgrade(&service.pool), capacity_mb, reserve_mb));
         // There from the start: what comes and goes below it is the sandboxes' own.
         let folder = service.config.paths.sandboxes();
         // What a hostd that crashed has left; its microVMs ended with it.

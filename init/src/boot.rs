@@ -19,7 +19,7 @@ use crate::sequence::{Failure, Outcome, Phase, Task};
 use crate::service::hostd::{self, Status};
 use crate::service::tool;
 use crate::sys::adjust::{Clock, Kernel};
-use crate::sys::{button, cgroup, entropy, mounts, sysctl};
+use crate::sys::{button, cgroup, entropy, lockdown, mounts, sysctl};
 
 use Failure::{Degrades, Ends};
 
@@ -44,6 +44,7 @@ pub const SEQUENCE: &[Phase] = &[
         CONFIGURATION,
         Task { name: "network",  bound: QUICK, failure: Degrades, run: |m| Box::pin(network(m)) },
         Task { name: "settings", bound: QUICK, failure: Degrades, run: |m| Box::pin(settings(m)) },
+        Task { name: "lockdown", bound: QUICK, failure: Degrades, run: |m| Box::pin(lock_down(m)) },
         Task { name: "cgroups",  bound: QUICK, failure: Degrades, run: |m| Box::pin(cgroups(m)) },
         Task { name: "clock",    bound: QUICK, failure: Degrades, run: |m| Box::pin(set_clock(m)) },
         Task { name: "entropy",  bound: QUICK, failure: Degrades, run: |m| Box::pin(randomness(m)) },
@@ -227,14 +228,15 @@ async fn ask_for_user_data(machine: Arc<Machine>) -> Result<bool, metadata::Meta
     Ok(true)
 }
 
-/// Keeps the address in `boot.toml` up to date: hostd reads it when it wants to know, and the address may
+/// Keeps the address, or why there is none, in `boot.toml` up to date: hostd reads it when it wants to know, and the address may
 /// come after it started.
 async fn follow_address(machine: Arc<Machine>) {
     let mut state = machine.network.subscribe();
     while state.changed().await.is_ok() {
-        let address = state.borrow_and_update().address;
+        let state = state.borrow_and_update().clone();
         machine.facts(|facts| {
-            facts.address = address.map(|address| address.to_string()).unwrap_or_default();
+            facts.address = state.address.map(|address| address.to_string()).unwrap_or_default();
+            facts.network_problem = state.problem().unwrap_or_default();
             facts.write();
         });
     }
@@ -245,7 +247,11 @@ async fn settings(_: Arc<Machine>) -> Outcome {
     if !complaints.is_empty() {
         return Err(complaints.join("; ").into());
     }
-    Ok(format!("{} settings", sysctl::TABLE.len()))
+    Ok(format!("{} settings", sysctl::count()))
+}
+
+async fn lock_down(_: Arc<Machine>) -> Outcome {
+    Ok(blocking(lockdown::raise).await??.unwrap_or_else(|| "this kernel has none".to_owned()))
 }
 
 async fn cgroups(_: Arc<Machine>) -> Outcome {
@@ -358,7 +364,8 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
     });
     let options = machine.configuration.options();
     let grow = matches!(machine.system, Source::Slot(..));
-    let report = data::prepare(&machine.reaper, options.disk_wait, options.data_repair, grow).await;
+    let (wait, repair) = (options.disk_wait, options.data_repair);
+    let report = data::prepare(&machine.reaper, wait, repair, grow, machine.wipe).await;
     machine.facts(|facts| facts.data = report.clone());
     if matches!(report.state, data::State::Absent | data::State::Failed) {
         mounts::mount_barrier(data::TARGET)?;
@@ -369,6 +376,9 @@ async fn data_disk(machine: Arc<Machine>) -> Outcome {
         machine.crashes.disk_is_ready();
     }
     machine.crashes.collect().await;
+    if let Some(identity) = machine.watchdog.fired() {
+        machine.crashes.watchdog_fired(&identity).await;
+    }
     let said = if report.detail.is_empty() { "clean".to_owned() } else { report.detail };
     match report.state {
         data::State::Ok => Ok(format!("on {}, {said}", data::TARGET)),

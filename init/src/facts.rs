@@ -18,6 +18,8 @@ pub struct Facts {
     pub boot_id: String,
     /// Our address; empty while there is none.
     pub address: String,
+    /// What is to be said of interfaces without an address; empty: nothing.
+    pub network_problem: String,
     /// What the clock was set by.
     pub clock: String,
     /// Whether it is believed to be right: from a hardware clock that is sound, or from the network.

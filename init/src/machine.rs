@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mote_reset::What;
 use tokio::sync::{mpsc, watch};
 
 use crate::cmdline::Cmdline;
@@ -26,6 +27,8 @@ pub struct Machine {
     pub configuration: Configuration,
     /// Where the system is.
     pub system: Source,
+    /// What was chosen in the boot loader's menu to be wiped.
+    pub wipe: Option<What>,
     /// Reaps processes.
     pub reaper: Reaper,
     /// The one service.
@@ -47,7 +50,9 @@ impl Machine {
     /// A machine at the beginning of its boot.
     pub fn new(cmdline: Cmdline, stops: mpsc::Sender<Stop>) -> Self {
         let words = cmdline.options();
-        let (system, problems) = options::booted(&words);
+        let (system, mut problems) = options::booted(&words);
+        let (wipe, complaint) = options::wipe(&words);
+        problems.extend(complaint);
         let configuration = Configuration::new(mote_config::Source::options(words));
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot_id = boot_id.trim().to_owned();
@@ -57,6 +62,7 @@ impl Machine {
             cmdline,
             configuration,
             system,
+            wipe,
             reaper: Reaper::default(),
             hostd: Hostd::default(),
             network: watch::Sender::default(),

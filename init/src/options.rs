@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mote_config::{Interface, Metadata, Resolved};
+use mote_reset::What;
 use mote_update::slots::Slot;
 use mote_update::verity::Verity;
 
@@ -94,6 +95,15 @@ pub fn booted(words: &BTreeMap<String, String>) -> (Source, Vec<String>) {
     (system, complaints)
 }
 
+/// What of the boot loader's menu wipes the data partition, if it was chosen; and what is wrong with what it says.
+pub fn wipe(words: &BTreeMap<String, String>) -> (Option<What>, Option<String>) {
+    let Some(name) = words.get("reset") else { return (None, None) };
+    match What::of(name) {
+        Some(what) => (Some(what), None),
+        None => (None, Some(format!("mote.reset={name} is neither data nor factory; nothing is wiped"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +163,19 @@ mod tests {
         let (damaged, complaints) = booted("mote.slot=a mote.verity=7:ab");
         assert_eq!((damaged, complaints.len()), (Source::Slot(Slot::A, None), 1));
         assert_eq!(booted("mote.slot=c").1.len(), 1);
+    }
+
+    #[test]
+    fn only_what_is_spelled_right_wipes() {
+        let wipe = |line: &str| wipe(&Cmdline::parse(line).options());
+        assert_eq!(wipe("quiet"), (None, None));
+        assert_eq!(wipe("mote.reset=data"), (Some(What::Data), None));
+        assert_eq!(wipe("mote.reset=factory"), (Some(What::Factory), None));
+        assert!(read("mote.reset=factory").1.is_empty(), "it is no setting");
+        for line in ["mote.reset", "mote.reset=", "mote.reset=all", "mote.reset=Data"] {
+            let (what, complaint) = wipe(line);
+            assert!(what.is_none() && complaint.unwrap().contains("nothing is wiped"), "{line}");
+        }
     }
 
     proptest! {

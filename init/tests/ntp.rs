@@ -172,7 +172,11 @@ fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'sta
 /// Asks the servers until the state is known; the state.
 async fn first_state(servers: &[&Running], clock: &TestClock) -> State {
     let wish = Wish { servers: servers.iter().map(|server| server.name.clone()).collect() };
-    let network = watch::Sender::new(net::State { address: Some(Ipv4Addr::LOCALHOST.into()), settled: true });
+    let network = watch::Sender::new(net::State {
+        address: Some(Ipv4Addr::LOCALHOST.into()),
+        settled: true,
+        ..net::State::default()
+    });
     let state = watch::Sender::default();
     let mut told = state.subscribe();
     let task = tokio::spawn(ntp::run(wish, clock.clone(), network.subscribe(), state));
@@ -284,8 +288,11 @@ fn a_server_that_says_no_is_not_asked_again() {
         let clock = TestClock::ahead(-50);
         let wish =
             Wish { servers: servers.iter().chain([&silent]).map(|server| server.name.clone()).collect() };
-        let network =
-            watch::Sender::new(net::State { address: Some(Ipv4Addr::LOCALHOST.into()), settled: true });
+        let network = watch::Sender::new(net::State {
+            address: Some(Ipv4Addr::LOCALHOST.into()),
+            settled: true,
+            ..net::State::default()
+        });
         let state = watch::Sender::default();
         let task = tokio::spawn(ntp::run(wish, clock.clone(), network.subscribe(), state.clone()));
         // Two rounds at least, by the first pauses.

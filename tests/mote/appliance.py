@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import blocklog, http
+from . import blocklog, gdb, http
 from .qmp import Qmp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +47,14 @@ class Appliance:
     options: settings for the kernel command line, `{"sandbox.idle_timeout_s": 5}`.
     verbose: everything init notes stands on the console, not only what a person should see.
     disk: an image that boots by itself, with this firmware, on this bus; the options are those it was made with.
+    hardware: what else is other than usual, see `hardware.py`; may be changed while the machine is off.
     log: where to note everything that is written to that disk.
     """
 
     def __init__(self, *, port: int | None = None, memory_mb: int | None = None, data_mb: int | None = None,
                  options: dict | None = None, verbose: bool = False, no_data: bool = False,
-                 disk: Path | None = None, firmware: str = "bios", bus: str = "virtio", log: Path | None = None):
+                 disk: Path | None = None, firmware: str = "bios", bus: str = "virtio", log: Path | None = None,
+                 hardware=None):
         self.folder = Path(tempfile.mkdtemp(prefix="mote-"))
         self.port = port or free_port()
         self.data = self.folder / "data.img"
@@ -64,6 +66,7 @@ class Appliance:
         self._verbose = verbose
         self._no_data = no_data
         self._disk = ["--disk", str(disk), "--firmware", firmware, "--bus", bus] if disk else []
+        self.hardware = hardware
         self._log = (disk, log) if log else None
         self._process: subprocess.Popen | None = None
         self._boots = 0
@@ -111,7 +114,7 @@ class Appliance:
         if self._verbose:
             at = argv.index("-append") + 1
             argv[at] = " ".join([word for word in argv[at].split() if word != "quiet"] + ["loglevel=4"])
-        return argv
+        return self.hardware(argv) if self.hardware else argv
 
     def wait_ready(self, limit_s: float = READY_LIMIT_S, path: str = "/readyz") -> float:
         """Waits until `path` answers 200; milliseconds since the start."""
@@ -166,6 +169,36 @@ class Appliance:
         """What a person at the machine does to switch it off in order."""
         with Qmp(self._qmp) as qmp:
             qmp.execute("system_powerdown")
+
+    def press_keys(self, *keys: str) -> None:
+        """What a person at its keyboard types, by QEMU's names of keys."""
+        with Qmp(self._qmp) as qmp:
+            for key in keys:
+                qmp.execute("send-key", keys=[{"type": "qcode", "data": key}])
+                time.sleep(0.2)
+
+    def send_nmi(self) -> None:
+        """What a management controller sends to a machine whose last words somebody wants."""
+        with Qmp(self._qmp) as qmp:
+            qmp.execute("inject-nmi")
+
+    def stand_still(self) -> None:
+        """From now on nothing happens in it any more, while its clocks go on."""
+        path = self.folder / "gdb.sock"
+        with Qmp(self._qmp) as qmp:
+            # Gone with the connection, by itself: one that is reset has no debugger any more.
+            said = qmp.execute("human-monitor-command", **{"command-line": f"gdbserver unix:{path},server=on,wait=off"})
+        assert "Waiting for gdb" in said, said
+        gdb.stand_still(path)
+
+    def screen(self) -> str:
+        """What its screen shows, if it has one in text mode."""
+        path = self.folder / "screen"
+        with Qmp(self._qmp) as qmp:
+            # 80 letters a row, each followed by its colour; rows move down in this as the screen is scrolled.
+            qmp.execute("pmemsave", val=0xB8000, size=0x8000, filename=str(path))
+        letters = path.read_bytes()[::2].decode("cp437").replace("\0", " ")
+        return "\n".join(letters[at:at + 80].rstrip() for at in range(0, len(letters), 80))
 
     def throttle_data(self, bytes_per_second: int = 0, reads_per_second: int = 0) -> None:
         """Slows reads of the data disk down from now on; without limits, as fast as it is again."""
@@ -260,6 +293,13 @@ class Appliance:
         reply = self.get("/system/status", timeout=30)
         assert reply.status == 200, str(reply)
         return reply.json
+
+    def is_another_boot(self, boot_id: str) -> bool:
+        """Whether it is ready, in another boot than this."""
+        try:
+            return self.get("/readyz", timeout=5).status == 200 and self.status()["boot_id"] != boot_id
+        except Exception:  # noqa: BLE001 - it is just going down or coming up
+            return False
 
     def clock(self) -> float:
         """What the machine takes for the time, seconds since 1970: read from a chip that knows seconds, and an emulated

@@ -1,8 +1,10 @@
 """The disk image that boots by itself, as a file: where things are on it, what its boot loader keeps, how to damage it."""
 
 import os
+import struct
 import subprocess
 import tomllib
+import zlib
 from pathlib import Path
 
 from .appliance import ROOT, image_tool
@@ -21,6 +23,31 @@ def make(out: Path, config: Path | None = None) -> Path:
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return out
+
+
+def make_small_data(out: Path, size: int) -> None:
+    """A blank data disk with a partition smaller than anybody would make."""
+    command = [*image_tool(), "data", "--out", str(out), "--size", "64M"]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    with open(out, "r+b") as file:
+        end = os.fstat(file.fileno()).st_size
+        # Both tables: the header's sums are of the header, and of the entries.
+        for at in (512, end - 512):
+            file.seek(at)
+            header = bytearray(file.read(92))
+            entries, count, each = struct.unpack_from("<QII", header, 72)
+            file.seek(entries * 512)
+            table = bytearray(file.read(count * each))
+            first, = struct.unpack_from("<Q", table, 32)
+            struct.pack_into("<Q", table, 40, first + size // 512 - 1)
+            struct.pack_into("<I", header, 88, zlib.crc32(table))
+            struct.pack_into("<I", header, 16, 0)
+            struct.pack_into("<I", header, 16, zlib.crc32(header))
+            file.seek(entries * 512)
+            file.write(table)
+            file.seek(at)
+            file.write(header)
 
 
 class Disk:

@@ -20,6 +20,7 @@ mod name;
 mod operate;
 mod platform;
 mod reply;
+mod reset;
 mod serve;
 mod system;
 mod time;
@@ -38,6 +39,7 @@ pub use body::BodyLimits;
 pub use error::{ApiError, ThrottleReason};
 pub use lambda::TagChange;
 pub use platform::Platform;
+pub use reset::{ResetReply, Wipe};
 pub use serve::{ServeError, ServeLimits, serve};
 pub use time::rfc3339;
 pub use types::*;
@@ -74,6 +76,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("POST", "/system/update/rollback"),
     ("POST", "/system/shutdown"),
     ("POST", "/system/reboot"),
+    ("POST", "/system/reset"),
 ];
 
 /// The whole API over `platform`, with the default [`ApiLimits`].

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::lambda::TagChange;
+use crate::reset::{ResetReply, Wipe};
 use crate::types::{
     Account, Bundle, Caller, CreateFunction, Function, FunctionPage, Health, Identity, InvokeReply,
     InvokeRequest, Limits, Provisioned, UpdateCode, UpdateConfiguration, UpdateWish, Upload,
@@ -197,4 +198,11 @@ pub trait Platform: Send + Sync + 'static {
 
     /// Begins to restart the machine and returns.
     fn reboot(&self) -> impl Future<Output = Result<(), ApiError>> + Send;
+
+    /// Says what confirms that the data disk is to be wiped; with that, begins to restart the machine, which wipes it.
+    fn reset(
+        &self,
+        what: Wipe,
+        confirm: Option<&str>,
+    ) -> impl Future<Output = Result<ResetReply, ApiError>> + Send;
 }

@@ -18,6 +18,7 @@ use crate::name::{Reference, parameter};
 use crate::operate;
 use crate::platform::Platform;
 use crate::reply;
+use crate::reset;
 use crate::types::{Caller, Health, Identity, InvokeRequest, LATEST, StartPreference};
 use crate::update;
 
@@ -46,6 +47,7 @@ pub fn routes<P: Platform>() -> Router<Arc<App<P>>> {
         .route("/system/logs", get(logs::<P>))
         .route("/system/logs/{name}", get(logs::<P>))
         .merge(operate::routes::<P>())
+        .merge(reset::routes::<P>())
         .merge(update::routes::<P>())
         .route_layer(from_fn(not_from_foreign_pages))
 }

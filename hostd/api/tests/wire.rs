@@ -204,11 +204,32 @@ async fn the_machine_can_be_asked_and_told() {
 }
 
 #[tokio::test]
+async fn a_reset_takes_two_requests() {
+    let server = Server::start().await;
+    let ask = async |body: &str| send(&server, "POST", "/system/reset", "", body.as_bytes()).await;
+    for wrong in
+        ["", "{}", "[]", "data", r#"{"what":"all"}"#, r#"{"what":"data","sure":true}"#, r#"{"what":null}"#]
+    {
+        ask(wrong).await.assert_error(400, "InvalidRequestContentException");
+    }
+    let answer = ask(r#"{"what":"data"}"#).await;
+    assert_eq!(answer.status, 200);
+    let answer = answer.json();
+    assert_eq!((&answer["confirm"], &answer["valid_s"]), (&json!("sure"), &json!(60)));
+    assert!(!answer["wipes"].as_str().unwrap().contains("/system/config"), "{answer}");
+    assert!(ask(r#"{"what":"factory"}"#).await.json()["wipes"].as_str().unwrap().contains("/system/config"));
+    ask(r#"{"what":"data","confirm":"yes"}"#).await.assert_error(412, "PreconditionFailedException");
+    let answer = ask(r#"{"what":"data","confirm":"sure"}"#).await;
+    assert_eq!((answer.status, answer.json()), (202, json!({ "state": "rebooting" })));
+}
+
+#[tokio::test]
 async fn foreign_web_pages_do_not_change_the_machine() {
     let server = Server::start().await;
     let changes = [
         ("POST", "/system/shutdown"),
         ("POST", "/system/reboot"),
+        ("POST", "/system/reset"),
         ("DELETE", "/system/sandboxes"),
         ("PUT", "/system/config"),
         ("POST", "/system/update"),

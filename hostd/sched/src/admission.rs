@@ -6,6 +6,9 @@
 //!
 //! What is idle can be made free by evictions. Eviction takes time: a start that needs it is promised memory that is
 //! still draining and begins when that is back, after those that were promised before.
+//!
+//! A part of the budget may be withheld for a while, even of what is in use or promised: then nothing begins until enough of
+//! it is back.
 
 use crate::view::NodeView;
 
@@ -32,6 +35,8 @@ struct Sum {
 #[derive(Debug, Clone)]
 pub(crate) struct Account {
     budget: u64,
+    /// Of the budget: not to be had for now.
+    withheld: u64,
     max_sandboxes: u32,
     shared: u64,
     parts: [Sum; 4],
@@ -47,7 +52,7 @@ pub(crate) struct Image {
 
 impl Account {
     pub(crate) fn new(budget: u64, max_sandboxes: u32) -> Self {
-        Self { budget, max_sandboxes, shared: 0, parts: [Sum::default(); 4] }
+        Self { budget, withheld: 0, max_sandboxes, shared: 0, parts: [Sum::default(); 4] }
     }
 
     fn part(&self, part: Part) -> Sum {
@@ -81,20 +86,34 @@ impl Account {
         sum.bytes = sum.bytes.saturating_sub(from).saturating_add(to);
     }
 
-    fn used(&self) -> u64 {
-        [Part::Active, Part::Idle, Part::Draining]
-            .iter()
-            .fold(self.shared, |sum, part| sum.saturating_add(self.part(*part).bytes))
+    /// So much of the budget is not to be had from now on.
+    pub(crate) fn withhold(&mut self, bytes: u64) {
+        self.withheld = bytes.min(self.budget);
+    }
+
+    /// Whether more is in use and stays so than may be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.taken(&[Part::Active, Part::Idle]) > self.budget - self.withheld
+    }
+
+    /// What is shared, and what these have.
+    fn taken(&self, parts: &[Part]) -> u64 {
+        parts.iter().fold(self.shared, |sum, part| sum.saturating_add(self.part(*part).bytes))
+    }
+
+    /// What may be used besides what these have.
+    fn beside(&self, parts: &[Part]) -> u64 {
+        (self.budget - self.withheld).saturating_sub(self.taken(parts))
     }
 
     /// Memory nobody has.
     pub(crate) fn free(&self) -> u64 {
-        self.budget.saturating_sub(self.used())
+        self.beside(&[Part::Active, Part::Idle, Part::Draining])
     }
 
     /// Memory that is free or will be, and is promised to nobody.
     pub(crate) fn coming(&self) -> u64 {
-        (self.free() + self.part(Part::Draining).bytes).saturating_sub(self.part(Part::Promised).bytes)
+        self.beside(&[Part::Active, Part::Idle, Part::Promised])
     }
 
     fn places(&self) -> u32 {
@@ -104,7 +123,7 @@ impl Account {
 
     /// Memory that is not in use for calls: what a policy calls available.
     pub(crate) fn available(&self) -> u64 {
-        self.coming() + self.part(Part::Idle).bytes
+        self.beside(&[Part::Active, Part::Promised])
     }
 
     /// Whether there is room once enough is evicted.
@@ -168,6 +187,7 @@ impl Account {
     pub(crate) fn view(&self, blanks: usize) -> NodeView {
         NodeView {
             budget: self.budget,
+            withheld: self.withheld,
             shared: self.shared,
             active: self.part(Part::Active).bytes,
             idle: self.part(Part::Idle).bytes,
@@ -240,6 +260,25 @@ mod tests {
         account.leave_image(&mut image);
         account.leave_image(&mut image);
         assert_eq!((account.coming(), account.free()), (100, 100));
+    }
+
+    #[test]
+    fn what_is_withheld_is_nobodys_even_if_it_is_in_use() {
+        let mut account = Account::new(100, 9);
+        account.add(Part::Active, 40);
+        account.add(Part::Idle, 50);
+        account.withhold(5);
+        assert!(!account.is_over() && (account.free(), account.coming(), account.available()) == (5, 5, 55));
+        account.withhold(30);
+        assert!(account.is_over() && (account.free(), account.coming(), account.available()) == (0, 0, 30));
+        account.shift(Part::Idle, Part::Draining, 50);
+        assert!(!account.is_over() && (account.free(), account.coming()) == (0, 30));
+        account.take(Part::Draining, 50);
+        assert!(account.fits(30, 0) && !account.fits(31, 0));
+        account.withhold(1000);
+        assert!(account.is_over() && account.available() == 0);
+        account.withhold(0);
+        assert!(account.fits(60, 0));
     }
 
     #[test]

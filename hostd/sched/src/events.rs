@@ -62,6 +62,14 @@ pub enum Event {
         /// Bytes, shared ones not counted.
         private: u64,
     },
+    /// So much of a node's memory is not to be had until this is told again: the machine is short of it. Idle sandboxes end
+    /// until no more is in use, as far as there are any.
+    Withheld {
+        /// Of which node.
+        node: NodeId,
+        /// Bytes; more than the node has is all of it.
+        bytes: u64,
+    },
     /// Time went by: due at [`crate::Scheduler::next_timer`]. Any other event does this work too.
     Timer,
     /// A snapshot of the function is being made, which the calls that come meanwhile had better wait for: until
@@ -242,6 +250,9 @@ pub enum EventError {
     /// There never was such a function.
     #[error("There is no function {0:?}")]
     UnknownFunction(FunctionId),
+    /// There never was such a node.
+    #[error("There is no node {0:?}")]
+    UnknownNode(NodeId),
     /// There never was such a tenant.
     #[error("There is no tenant {0:?}")]
     UnknownTenant(TenantId),

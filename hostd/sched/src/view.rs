@@ -10,6 +10,8 @@ use crate::states::State;
 pub struct NodeView {
     /// All that may be used.
     pub budget: u64,
+    /// Of it, what is not to be had for now.
+    pub withheld: u64,
     /// Shared by sandboxes: snapshots and bases in the page cache, each once.
     pub shared: u64,
     /// Of sandboxes that run or come up, of blanks and of those that are always there.

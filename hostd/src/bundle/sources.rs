@@ -19,6 +19,8 @@ pub const KERNEL: &[(&str, &str)] = &[
     ("kernel/cpuinfo", "proc/cpuinfo"),
     ("kernel/interrupts", "proc/interrupts"),
     ("kernel/modules", "proc/modules"),
+    ("kernel/lockdown", "sys/kernel/security/lockdown"),
+    ("kernel/consoles", "proc/consoles"),
     ("kernel/mounts", "proc/self/mountinfo"),
     ("kernel/partitions", "proc/partitions"),
     ("kernel/diskstats", "proc/diskstats"),

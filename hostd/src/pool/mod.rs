@@ -285,6 +285,16 @@ impl Pool {
         self.ledger().usage()
     }
 
+    /// Memory booked, MiB.
+    pub fn booked_mb(&self) -> u64 {
+        self.ledger().booked_mb()
+    }
+
+    /// So much memory, MiB, is not to be had for microVMs until this is told again: idle ones make room.
+    pub fn withhold(self: &Arc<Self>, mb: u64) {
+        self.change(|ledger| ledger.withhold(mb));
+    }
+
     /// Every sandbox, oldest first; blanks are none yet.
     pub fn sandboxes(&self) -> Vec<SandboxInfo> {
         self.ledger().sandboxes()

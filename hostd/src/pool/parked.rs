@@ -82,10 +82,12 @@ async fn give(mut kept: Kept, claim: Option<Claim>, lent: bool) {
     if let Kept::Sandbox(sandbox) = &mut kept
         && lent
         && claim.is_some()
-        && let Err(error) = sandbox.deflate().await
     {
-        tracing::warn!(error = %chain(&error), "An idle sandbox does not take its memory back");
-        return kept.destroy().await;
+        sandbox.set_idle(false);
+        if let Err(error) = sandbox.deflate().await {
+            tracing::warn!(error = %chain(&error), "An idle sandbox does not take its memory back");
+            return kept.destroy().await;
+        }
     }
     let unwanted = match claim {
         Some(give) => give.send(kept).err(),
@@ -117,6 +119,8 @@ async fn watch(kept: &mut Kept, lent: &mut bool, reclaim_after: Duration) -> Not
             return Noticed::End;
         }
         *lent = true;
+        // Only now: what is called often is not slowed down for it.
+        sandbox.set_idle(true);
         match sandbox.reclaim(KEPT_FREE_MB, GIVING_BACK).await {
             Ok(bytes) => tracing::debug!(bytes, "Memory given back"),
             Err(error) => tracing::debug!(error = %chain(&error), "No memory given back"),

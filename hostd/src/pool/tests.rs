@@ -231,3 +231,16 @@ async fn what_is_provisioned_is_ordered_without_a_call_and_says_why_it_fails() {
     let usage = bed.pool.usage();
     assert_eq!((usage.alive, usage.memory_mb), (0, 0));
 }
+
+#[tokio::test]
+async fn what_is_withheld_is_not_started_in() {
+    let mut bed = bed(1000, Limits::default());
+    bed.pool.withhold(1000);
+    assert_eq!((bed.pool.usage().withheld_mb, bed.pool.booked_mb()), (1000, 0));
+    let (_alive, call) = bed.call(Want::Auto, PATIENCE);
+    bed.waiting(1).await;
+    assert!(bed.orders.try_recv().is_err());
+    bed.pool.withhold(0);
+    drop(bed.order().await);
+    drop(call);
+}

@@ -191,6 +191,11 @@ impl Sandbox {
         self.monitor.anonymous().or_else(|| self.monitor.pid().and_then(paging::private_dirty))
     }
 
+    /// Whether it goes before those with a call, should the kernel have to kill something for memory.
+    pub fn set_idle(&self, idle: bool) {
+        self.monitor.set_idle(idle);
+    }
+
     /// Writes which pages the guest has touched into `dir`, if it was restored to record that.
     ///
     /// # Errors

@@ -21,7 +21,10 @@ use tokio::process::{Child, Command};
 const LINE_LIMIT: u64 = 64 * 1024;
 
 /// Of all processes, a microVM's is the first the OOM killer should choose.
-const OOM_SCORE_ADJ: &str = "500";
+const BUSY_SCORE: u16 = 500;
+
+/// Of these, one without a call: nobody misses it.
+const IDLE_SCORE: u16 = 900;
 
 /// Bound on any control request but a snapshot.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -124,10 +127,8 @@ impl Monitor {
             .spawn()
             .map_err(MonitorError::Spawn)?;
         // hostd is protected from the OOM killer and its children inherit that: microVMs must go first.
-        if let Some(pid) = child.id()
-            && let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), OOM_SCORE_ADJ)
-        {
-            tracing::warn!(pid, %error, "Cannot expose a monitor to the OOM killer");
+        if let Some(pid) = child.id() {
+            expose(pid, BUSY_SCORE);
         }
         let (reader, writer) = control.into_split();
         let reader = BufReader::new(reader);
@@ -308,6 +309,13 @@ impl Monitor {
         self.child.id()
     }
 
+    /// Whether it goes before those with a call, should the kernel have to kill something for memory.
+    pub fn set_idle(&self, idle: bool) {
+        if let Some(pid) = self.pid() {
+            expose(pid, if idle { IDLE_SCORE } else { BUSY_SCORE });
+        }
+    }
+
     /// Bytes of its memory that nothing on a disk stands for, where its group tells.
     pub fn anonymous(&self) -> Option<u64> {
         self.group.as_ref().and_then(Group::anonymous)
@@ -321,6 +329,12 @@ impl Monitor {
         if let Some(group) = self.group.take() {
             group.remove().await;
         }
+    }
+}
+
+fn expose(pid: u32, score: u16) {
+    if let Err(error) = std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()) {
+        tracing::warn!(pid, %error, "Cannot expose a monitor to the OOM killer");
     }
 }
 

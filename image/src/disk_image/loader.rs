@@ -33,7 +33,7 @@ pub const BOOT_CODE: usize = 440;
 
 /// Modules for both kinds of firmware: the partition table, the file systems of our partitions, all commands of
 /// `image/boot/grub.cfg`, and a few for a person at GRUB's prompt.
-const MODULES: [&str; 23] = [
+const MODULES: [&str; 24] = [
     "part_gpt",
     "fat",
     "loopback",
@@ -48,6 +48,7 @@ const MODULES: [&str; 23] = [
     "regexp",
     "echo",
     "sleep",
+    "keystatus",
     "linux",
     "boot",
     "serial",

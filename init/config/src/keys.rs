@@ -203,8 +203,9 @@ pub(crate) const NOT_BY_API: &[&str] = &["machine.api_layer", "paths.data"];
 /// Words that together are one entry of `machine.interfaces`.
 pub(crate) const INTERFACE_WORDS: &[&str] = &["address", "gateway", "interface"];
 
-/// Words that are no settings: the boot loader tells which slot it booted, and by what that is verified.
-pub const FOREIGN: &[&str] = &["slot", "verity"];
+/// Words that are no settings: the boot loader tells which slot it booted, by what that is verified, and what of its menu was
+/// chosen.
+pub const FOREIGN: &[&str] = &["slot", "verity", "reset"];
 
 #[cfg(test)]
 mod tests {

@@ -58,6 +58,15 @@ impl Recorder {
         }
     }
 
+    /// Notes that a watchdog restarted the machine: whatever hung may have left no other word than the kernel's last.
+    pub async fn watchdog_fired(&self, identity: &str) {
+        let read = tokio::task::spawn_blocking(|| pstore::console(&pstore::read(Path::new(pstore::FOLDER))));
+        let said = tokio::time::timeout(BOUND, read).await;
+        let reason = format!("The watchdog ({identity}) has restarted the machine");
+        log::line(&format!("crashes: {reason}"));
+        self.note(Kind::Watchdog, &reason, &said.ok().and_then(Result::ok).unwrap_or_default()).await;
+    }
+
     /// Whether the record is on the disk.
     async fn write(&self, mut crash: Crash) -> bool {
         crash.boot_id.clone_from(&self.boot_id);

@@ -75,10 +75,19 @@ pub fn assemble(parts: &[Part]) -> Vec<Dump> {
             // Not as expected: a dump of its own.
             None => (part.name.clone(), 0, &*text),
         };
-        let body = body.chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect();
-        dumps.entry((store, key)).or_default().push((number, part, body));
+        dumps.entry((store, key)).or_default().push((number, part, readable(body)));
     }
     dumps.into_values().map(dump).collect()
+}
+
+/// What the kernel had said on its consoles when the machine was restarted, crash or not.
+pub fn console(parts: &[Part]) -> String {
+    let said = parts.iter().filter(|part| part.name.starts_with("console-"));
+    said.map(|part| readable(&String::from_utf8_lossy(&part.bytes))).collect()
+}
+
+fn readable(text: &str) -> String {
+    text.chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect()
 }
 
 /// A part's number, the part, and what it says without its header.
@@ -110,10 +119,14 @@ fn reason(text: &str) -> &str {
         "watchdog:",
         "general protection",
     ];
+    // A panic for want of anything better: what it was about stands before it.
+    const EMPTY: &str = "Kernel panic - not syncing: Fatal exception";
     // From the sign on: before it is the kernel's `<0>[   12.345678] `.
+    let sentence = |sign: &&str| text.lines().find_map(|line| line.find(sign).and_then(|at| line.get(at..)));
     SIGNS
         .iter()
-        .find_map(|sign| text.lines().find_map(|line| line.find(sign).and_then(|at| line.get(at..))))
+        .filter_map(sentence)
+        .find(|sentence| !sentence.starts_with(EMPTY))
         .or_else(|| text.lines().rev().find(|line| !line.trim().is_empty()))
         .unwrap_or("The kernel said nothing")
 }
@@ -145,6 +158,8 @@ mod tests {
         assert!(efi.crash.text.starts_with("<4>[ 8.0] before\n<0>"));
         assert_eq!(efi.names, ["dmesg-efi_pstore-2", "dmesg-efi_pstore-1"]);
         assert_eq!(dumps[1].crash.reason, "BUG: null pointer");
+        assert_eq!(reason("BUG: a\nKernel panic - not syncing: Fatal exception in interrupt\n"), "BUG: a");
+        assert_eq!(console(&parts), "Panic#1 Part1\nnot a dump");
     }
 
     #[test]

@@ -3,12 +3,15 @@
 //! The decision is pure ([`decide`]); whatever happens ends in a [`Report`], never in an error: a machine
 //! without its data still starts and says what is wrong.
 
+mod reset;
+
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use mote_reset::What;
 use rustix::mount::MountFlags;
 use serde::Serialize;
 
@@ -48,8 +51,13 @@ const FORMAT: &[&str] = &[
     "-O",
     "has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize",
     "-E",
-    "lazy_itable_init=1,lazy_journal_init=1",
 ];
+
+/// The last of them, on a partition that has nothing but zeros.
+const ON_ZEROS: &str = "lazy_itable_init=1,lazy_journal_init=1";
+
+/// The same, where an earlier journal may be: nothing of it is to be taken for this one's.
+const ON_REMAINS: &str = "lazy_itable_init=1,lazy_journal_init=0";
 
 /// The state hostd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
@@ -77,6 +85,8 @@ pub struct Report {
     pub checked: bool,
     /// For people: what was done and what is wrong.
     pub detail: String,
+    /// The device that takes an order to wipe it at the next boot ([`mote_reset`]); empty: none does.
+    pub orders: String,
 }
 
 /// What a partition needs.
@@ -121,9 +131,21 @@ fn decide(found: &Found) -> Need {
     }
 }
 
+/// Whether there is a place for an order to wipe it: nothing but the last MiB is written to for that.
+fn takes_orders(found: &Found) -> bool {
+    let free = |superblock: Superblock| superblock.bytes <= found.size.saturating_sub(mote_reset::TAIL);
+    !found.read_only && found.size >= blank::SMALLEST && found.superblock.is_none_or(free)
+}
+
 /// Finds the partition and makes it usable. `repair` lets e2fsck do what may lose files; `grow` gives the partition all
-/// that is behind it on its disk.
-pub async fn prepare(reaper: &Reaper, wait: Duration, repair: bool, grow: bool) -> Report {
+/// that is behind it on its disk; `wipe` was chosen in the boot loader's menu.
+pub async fn prepare(
+    reaper: &Reaper,
+    wait: Duration,
+    repair: bool,
+    grow: bool,
+    wipe: Option<What>,
+) -> Report {
     let Some(partition) = label::wait_for(label::DATA, wait).await else {
         let detail = format!("no partition is labelled {}", label::DATA);
         return Report { detail, ..Report::default() };
@@ -133,10 +155,15 @@ pub async fn prepare(reaper: &Reaper, wait: Duration, repair: bool, grow: bool) 
     if partition.rivals > 0 {
         work.notes.push(format!("{} more partitions have its label", partition.rivals));
     }
-    if grow && !partition.read_only {
+    let order = work.order(wipe).await;
+    // An order stands where the partition ends: it grows at the next boot instead.
+    if grow && !partition.read_only && order.is_none() {
         work.grow().await;
     }
-    let state = work.run().await;
+    let state = match order {
+        Some(order) => work.reset(order).await,
+        None => work.run().await,
+    };
     Report { state, detail: work.notes.join("; "), ..work.report }
 }
 
@@ -156,10 +183,13 @@ impl Work<'_> {
                 return self.fail(format!("cannot read {}: {error}", self.partition.device.display()));
             }
         };
+        if takes_orders(&found) {
+            self.report.orders = self.partition.device.display().to_string();
+        }
         match decide(&found) {
             Need::Refuse(why) => self.fail(why),
             Need::MountReadOnly(why) => self.mount_read_only(why).await,
-            Need::Format => match self.format(found.size).await {
+            Need::Format => match self.format(found.size, found.content == Content::Blank).await {
                 Ok(()) => self.mount().await,
                 Err(why) => self.fail(format!("formatting failed: {why}")),
             },
@@ -187,11 +217,13 @@ impl Work<'_> {
         State::Failed
     }
 
-    async fn format(&mut self, size: u64) -> Result<(), String> {
+    /// `zeros`: nothing is there.
+    async fn format(&mut self, size: u64, zeros: bool) -> Result<(), String> {
         self.set_note(size, true).await?;
         // In KiB and whole file system blocks.
         let room = format!("{}k", (size - MARGIN) >> 12 << 2);
-        let outcome = tools::MKFS.run(self.reaper, FORMAT, &self.partition.device, &[&room]).await;
+        let options = [FORMAT, &[if zeros { ON_ZEROS } else { ON_REMAINS }]].concat();
+        let outcome = tools::MKFS.run(self.reaper, &options, &self.partition.device, &[&room]).await;
         let outcome = outcome.map_err(|error| chain(&error))?;
         if outcome.exit != Exit::Code(0) {
             return Err(format!("mkfs.ext4: {}: {}", outcome.exit, tools::last_words(&outcome.output)));
@@ -360,6 +392,17 @@ mod tests {
         assert!(matches!(decide(&protected(Content::Something, Some(CLEAN))), Need::MountReadOnly(_)));
         let small = Found { size: 8 << 20, ..found(Content::Blank, None) };
         assert!(matches!(decide(&small), Need::Refuse(_)));
+    }
+
+    #[test]
+    fn an_order_needs_a_place_that_is_nobodys() {
+        let room = (1 << 30) - mote_reset::TAIL;
+        let with = |bytes| found(Content::Something, Some(Superblock { bytes, ..CLEAN }));
+        assert!(takes_orders(&with(room)));
+        assert!(!takes_orders(&with(room + 1)), "made by somebody else, over all of the partition");
+        assert!(takes_orders(&found(Content::Something, None)), "it is wiped as a whole");
+        assert!(!takes_orders(&Found { read_only: true, ..with(room) }));
+        assert!(!takes_orders(&Found { size: 1 << 20, ..found(Content::Blank, None) }));
     }
 
     #[test]

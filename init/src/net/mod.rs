@@ -59,6 +59,25 @@ pub struct State {
     /// Nothing more is to be expected soon: there is an address, or an attempt has failed, or there is
     /// no connected interface.
     pub settled: bool,
+    /// Interfaces that are connected and ask in vain for an address, and why.
+    pub troubles: BTreeMap<String, String>,
+    /// Interfaces there are, and how many of them are connected; none before they were counted.
+    pub cards: Option<(usize, usize)>,
+}
+
+impl State {
+    /// What an operator has to know, if there is anything.
+    pub fn problem(&self) -> Option<String> {
+        let told: Vec<String> = self.troubles.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        if !told.is_empty() {
+            return Some(told.join("; "));
+        }
+        match (self.address, self.cards) {
+            (None, Some((0, _))) => Some("No network card was found".to_owned()),
+            (None, Some((_, 0))) => Some("No network card has a connection".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// What the network task is given.
@@ -208,6 +227,8 @@ impl Network {
             self.settle();
         }
         loop {
+            let cards = Some(book.count());
+            self.state.send_if_modified(|state| std::mem::replace(&mut state.cards, cards) != cards);
             tokio::select! {
                 message = messages.next() => {
                     let Some((message, _)) = message else { return Err(SessionError::Closed) };
@@ -366,9 +387,13 @@ impl Network {
             Event::Leased { .. } => {}
             Event::Lost { index } => self.withdraw(handle, (index, origin)).await,
             Event::Failed { index, reason } => {
-                log::line(&format!("network: {}: {reason}", self.name(index)));
+                let name = self.name(index);
+                log::line(&format!("network: {name}: {reason}"));
                 // Nobody waits for DHCPv6.
                 if origin == Origin::Lease {
+                    if self.keepers.contains_key(&index) {
+                        self.state.send_modify(|state| _ = state.troubles.insert(name, reason));
+                    }
                     self.settle();
                 }
             }
@@ -397,6 +422,7 @@ impl Network {
                 log::line(&format!("network: {name}: address {address}"));
             }
         }
+        self.content(&name);
         self.names.insert(index, name);
         self.applied.insert(place, plan);
         self.write_files();
@@ -405,7 +431,13 @@ impl Network {
     fn stop_keeper(&mut self, index: u32) {
         if let Some(keeper) = self.keepers.remove(&index) {
             keeper.abort();
+            self.content(&self.name(index));
         }
+    }
+
+    /// An interface has no trouble, or is nobody's business, any more.
+    fn content(&self, name: &str) {
+        self.state.send_if_modified(|state| state.troubles.remove(name).is_some());
     }
 
     fn name(&self, index: u32) -> String {
@@ -431,8 +463,10 @@ impl Network {
             }
         }
         self.state.send_if_modified(|state| {
-            let new = State { address, settled: state.settled || address.is_some() };
-            std::mem::replace(state, new.clone()) != new
+            let settled = state.settled || address.is_some();
+            let changed = (state.address, state.settled) != (address, settled);
+            (state.address, state.settled) = (address, settled);
+            changed
         });
     }
 }

@@ -163,3 +163,18 @@ fn an_interface_that_comes_later_gets_what_is_meant_for_it() {
         });
     });
 }
+
+#[test]
+fn interfaces_without_an_address_are_told_of_by_name() {
+    let mut state = State::default();
+    assert_eq!(state.problem(), None);
+    state.cards = Some((0, 0));
+    assert_eq!(state.problem().unwrap(), "No network card was found");
+    state.cards = Some((2, 0));
+    assert_eq!(state.problem().unwrap(), "No network card has a connection");
+    state.cards = Some((2, 1));
+    assert_eq!(state.problem(), None, "it may have an address yet");
+    state.troubles.insert("eth1".to_owned(), "No DHCP lease within 30 s".to_owned());
+    state.troubles.insert("eth0".to_owned(), "x".to_owned());
+    assert_eq!(state.problem().unwrap(), "eth0: x; eth1: No DHCP lease within 30 s");
+}

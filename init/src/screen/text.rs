@@ -76,7 +76,7 @@ impl Status {
     }
 
     fn system(&self) -> String {
-        let version = if self.version.is_empty() { "…" } else { &self.version };
+        let version = if self.version.is_empty() { "..." } else { &self.version };
         let slot = self.slot.as_ref().map(|slot| format!(", slot {slot}")).unwrap_or_default();
         format!("version {version}{slot}")
     }

@@ -49,8 +49,9 @@ const FORCE: Duration = Duration::from_secs(5);
 /// bound what a sandbox may take.
 const LIMITS: &[(Resource, Option<u64>)] = &[(Resource::Nofile, Some(1 << 20)), (Resource::Nproc, None)];
 
-/// Nearly the last process the kernel kills for memory; sandboxes, which inherit it, raise their own.
-const OOM_SCORE: &str = "-900";
+/// The last process the kernel kills for memory, when there is nothing else to be killed; sandboxes, which inherit it, raise
+/// their own. Not -1000, which is never: a hostd that eats all the memory there is must give way to another one.
+const OOM_SCORE: &str = "-999";
 
 /// What hostd is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,10 @@ pub const SANDBOXES: &str = "sandboxes";
 /// Their shares of the CPUs when these are short: who asks hostd for something, if only to be refused, is answered.
 const WEIGHTS: [(&str, u32); 2] = [(HOSTD, 1000), (SANDBOXES, 100)];
 
+/// Memory of hostd's that the kernel leaves alone while others have some to give back, bytes: above all the pages of its program,
+/// which would else be read again and again while memory is short.
+const KEPT: u64 = 128 << 20;
+
 /// Controllers passed down, as far as the kernel has them.
 const CONTROLLERS: &[&str] = &["cpu", "cpuset", "io", "memory", "pids"];
 
@@ -44,6 +48,7 @@ pub fn make_tree(root: &Path) -> Result<Vec<&'static str>, CgroupError> {
         // Without the controller all are equal, which is no reason not to go on.
         let _ = fs::write(path.join("cpu.weight"), weight.to_string());
     }
+    let _ = fs::write(root.join(HOSTD).join("memory.min"), KEPT.to_string());
     enable(&root.join(SANDBOXES));
     Ok(at_root)
 }

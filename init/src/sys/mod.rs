@@ -4,6 +4,7 @@ pub mod adjust;
 pub mod button;
 pub mod cgroup;
 pub mod entropy;
+pub mod lockdown;
 pub mod mountinfo;
 pub mod mounts;
 pub mod rtc;

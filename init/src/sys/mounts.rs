@@ -30,7 +30,7 @@ const BARE: MountFlags = PLAIN.union(MountFlags::NOEXEC);
 /// In the order they are mounted.
 #[rustfmt::skip]
 pub const TABLE: &[Mount] = &[
-    Mount { kind: "proc",     target: "/proc",          flags: BARE,   options: "",                                  needed: true },
+    Mount { kind: "proc",     target: "/proc",          flags: BARE,   options: "hidepid=invisible",                 needed: true },
     Mount { kind: "sysfs",    target: "/sys",           flags: BARE,   options: "",                                  needed: true },
     Mount { kind: "devtmpfs", target: "/dev",           flags: NOSUID, options: "mode=0755,size=4m",                 needed: true },
     Mount { kind: "devpts",   target: "/dev/pts",       flags: NOSUID, options: "ptmxmode=0666,mode=0620,gid=5",     needed: false },

@@ -13,16 +13,20 @@ const LIST: &str = "/sys/class/watchdog";
 const SOFTWARE: &str = "Software Watchdog";
 
 /// Time after which a machine that does not write is reset, if the hardware can count that far.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Times the hardware may be said to count to; what it says beyond is not believed.
 const SOUND: std::ops::RangeInclusive<i32> = 10..=3600;
+
+/// Of what it says of the time before this boot: that it has reset the machine.
+const CARD_RESET: i32 = 0x20;
 
 /// Written last, it tells the kernel that the timer is closed on purpose.
 const FAREWELL: &[u8] = b"V";
 
 mod request {
     #![allow(missing_docs, reason = "the macro makes public functions without any")]
+    nix::ioctl_read!(get_boot_status, b'W', 2, i32);
     nix::ioctl_readwrite!(set_timeout, b'W', 6, i32);
     nix::ioctl_read!(get_timeout, b'W', 7, i32);
 }
@@ -43,6 +47,8 @@ pub struct Watchdog {
     pub identity: String,
     /// After so long without a write it resets the machine.
     pub timeout: Duration,
+    /// It did so before this boot. Some do not tell.
+    pub fired: bool,
 }
 
 impl Watchdog {
@@ -66,7 +72,11 @@ impl Watchdog {
         let seconds = told.ok().map(|_| seconds).filter(|seconds| SOUND.contains(seconds));
         let timeout =
             seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(TIMEOUT, Duration::from_secs);
-        Ok(Self { device, identity, timeout })
+        let mut status = 0;
+        // SAFETY: as above.
+        let told = unsafe { request::get_boot_status(fd, &raw mut status) };
+        let fired = told.is_ok() && status & CARD_RESET != 0;
+        Ok(Self { device, identity, timeout, fired })
     }
 
     /// Writes to it: the time begins anew.
@@ -130,7 +140,7 @@ mod tests {
             Watchdog::open_device(&path, "test".to_owned()).unwrap()
         };
         let mut watchdog = open();
-        assert_eq!(watchdog.timeout, TIMEOUT);
+        assert!(watchdog.timeout == TIMEOUT && !watchdog.fired);
         watchdog.feed().unwrap();
         watchdog.feed().unwrap();
         drop(watchdog);

@@ -35,6 +35,8 @@ struct State {
     device: Option<Watchdog>,
     /// Meals in a row that were refused.
     refused: u32,
+    /// What it says it is, if it restarted the machine before this boot and nobody was told yet.
+    fired: Option<String>,
 }
 
 impl Keeper {
@@ -42,8 +44,15 @@ impl Keeper {
     pub fn open(&self) -> Result<Option<(String, Duration)>, WatchdogError> {
         let device = Watchdog::open()?;
         let about = device.as_ref().map(|device| (device.identity.clone(), device.timeout));
-        self.lock().device = device;
+        let mut state = self.lock();
+        state.fired = device.as_ref().filter(|device| device.fired).map(|device| device.identity.clone());
+        state.device = device;
         Ok(about)
+    }
+
+    /// What it says it is, if it restarted the machine before this boot; told once.
+    pub fn fired(&self) -> Option<String> {
+        self.lock().fired.take()
     }
 
     /// The machine is being stopped in order, which hostd's health has no part in.
@@ -139,7 +148,7 @@ mod tests {
         assert_eq!(fed(), 1);
         let said: Vec<String> = (0..20).filter_map(|_| keeper.feed(BOOT * 2)).collect();
         assert_eq!((said.len(), fed()), (1, 1));
-        assert!(said[0].contains("restarts the machine in 48 s"), "{said:?}");
+        assert!(said[0].contains("restarts the machine in 18 s"), "{said:?}");
         keeper.lock().vigil.answered(BOOT * 2);
         assert_eq!(keeper.feed(BOOT * 2), None);
         assert_eq!(fed(), 2);

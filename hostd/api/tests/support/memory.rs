@@ -483,4 +483,12 @@ impl Platform for Memory {
             retry_after: Duration::from_secs(60),
         })
     }
+
+    async fn reset(&self, _: Wipe, confirm: Option<&str>) -> Result<ResetReply, ApiError> {
+        match confirm {
+            None => Ok(ResetReply::Confirm { token: "sure".to_owned(), valid: Duration::from_secs(60) }),
+            Some("sure") => Ok(ResetReply::Begun),
+            Some(other) => Err(ApiError::PreconditionFailed(format!("{other} confirms nothing"))),
+        }
+    }
 }

@@ -4,7 +4,7 @@ use super::Scheduler;
 use crate::admission::Part;
 use crate::events::{Decision, EventError, Refusal, Retirement};
 use crate::heap::NOWHERE;
-use crate::ids::{SandboxId, micros};
+use crate::ids::{NodeId, SandboxId, micros};
 use crate::states::State;
 
 /// Mean durations move by one part in so many with every call, or start.
@@ -117,6 +117,7 @@ impl Scheduler {
                 let keep = self.window(f).keep;
                 self.expire(slot, keep);
                 self.check_quiet(f, out);
+                self.make_room(n, out);
             }
         }
         self.check_turn(f);
@@ -167,6 +168,30 @@ impl Scheduler {
         let n = sandbox.node;
         self.begin_pending(n, out);
         Ok(())
+    }
+
+    /// What is in use and cannot be had back at once stays: nothing begins meanwhile.
+    pub(super) fn withheld(
+        &mut self,
+        node: NodeId,
+        bytes: u64,
+        out: &mut Vec<Decision>,
+    ) -> Result<(), EventError> {
+        let (n, account) = match self.nodes.get_mut(node.at()) {
+            Some(found) => (node.0, &mut found.account),
+            None => return Err(EventError::UnknownNode(node)),
+        };
+        let before = account.available();
+        account.withhold(bytes);
+        self.released |= account.available() > before;
+        self.make_room(n, out);
+        self.begin_pending(n, out);
+        Ok(())
+    }
+
+    /// Idle ones go while more is in use than may be.
+    fn make_room(&mut self, n: u32, out: &mut Vec<Decision>) {
+        while self.nodes[n as usize].account.is_over() && self.evict(n, out).is_some() {}
     }
 
     /// After the last call of a function under way: what its history says.

@@ -192,6 +192,7 @@ impl Scheduler {
             Event::Ended { sandbox, healthy } => self.ended(sandbox, healthy, out),
             Event::Gone { sandbox } => self.gone(sandbox, out),
             Event::Measured { sandbox, private } => self.measured(sandbox, private, out),
+            Event::Withheld { node, bytes } => self.withheld(node, bytes, out),
             Event::Timer => Ok(()),
             Event::Building { function } => self.building(function),
             Event::Snapshot { function, shared } => self.snapshot(function, shared),

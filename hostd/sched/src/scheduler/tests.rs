@@ -385,6 +385,34 @@ fn a_measured_sandbox_takes_what_it_has_and_gets_back_what_it_may_need() {
 }
 
 #[test]
+fn what_is_withheld_is_made_room_for_and_comes_back() {
+    let mut world = World::new(fixed(), &[node(400)]);
+    let tenant = world.tenant();
+    let f = world.register(function(tenant, 100));
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    world.run(5);
+    assert_eq!((world.starts.len(), world.open()), (3, 0));
+    let bytes = 250 * MIB;
+    world.tell(Event::Withheld { node: NodeId(0), bytes });
+    assert_eq!(world.evicted.len(), 2, "150 are left for three of 100");
+    world.run(5);
+    assert_eq!(world.scheduler.node(NodeId(0)).unwrap().used(), 100 * MIB);
+    // One is served at a time, by the one that is left: nothing is started beyond what is left.
+    (0..3).for_each(|_| _ = world.call(f, 60));
+    assert_eq!((world.starts.len(), world.scheduler.waiting()), (3, 2));
+    world.tell(Event::Withheld { node: NodeId(0), bytes: 380 * MIB });
+    assert_eq!(world.evicted.len(), 2, "a call under way is not interrupted");
+    world.tell(Event::Withheld { node: NodeId(0), bytes: 0 });
+    assert_eq!(world.starts.len(), 5, "those that wait are started for at once");
+    world.run(10);
+    assert_eq!(world.open(), 0);
+    world.scheduler.audit();
+    let unknown = Event::Withheld { node: NodeId(7), bytes: 0 };
+    let told = world.scheduler.handle(world.scheduler.now, unknown, &mut Vec::new());
+    assert_eq!(told, Err(EventError::UnknownNode(NodeId(7))));
+}
+
+#[test]
 fn the_names_of_policies_are_read_and_written() {
     for (name, placement) in
         [("min-cost", Placement::MinCost), ("sticky-max-available", Placement::StickyMaxAvailable)]

@@ -139,6 +139,12 @@ impl Ledger {
         }
     }
 
+    /// So much memory, MiB, is not to be had until this is told again.
+    pub(super) fn withhold(&mut self, mb: u64) {
+        let event = Event::Withheld { node: self.node, bytes: mb.saturating_mul(MIB) };
+        self.tell(event);
+    }
+
     /// When the timer is to go off.
     pub(super) fn arm(&mut self) -> Option<Instant> {
         self.armed = self.scheduler.next_timer();

@@ -30,6 +30,8 @@ pub struct Usage {
     pub shared_mb: u64,
     /// Memory that can be booked, MiB.
     pub capacity_mb: u64,
+    /// Of it not to be had for now, because the machine is short of memory, MiB.
+    pub withheld_mb: u64,
     /// Calls that wait.
     pub waiting: u32,
     /// What was decided since the start.
@@ -104,6 +106,10 @@ impl Ledger {
         all
     }
 
+    pub(in crate::pool) fn booked_mb(&self) -> u64 {
+        self.scheduler.node(self.node).unwrap_or_default().used() / MIB
+    }
+
     pub(in crate::pool) fn usage(&self) -> Usage {
         let node = self.scheduler.node(self.node).unwrap_or_default();
         let mut usage = Usage {
@@ -115,6 +121,7 @@ impl Ledger {
             memory_mb: node.used() / MIB,
             shared_mb: node.shared / MIB,
             capacity_mb: node.budget / MIB,
+            withheld_mb: node.withheld / MIB,
             waiting: self.scheduler.waiting(),
             decided: self.scheduler.stats(),
         };

@@ -21,6 +21,7 @@ enum Op {
     Change(u8, u8),
     Remove(u8),
     Register(u8, u8),
+    Withhold(u8, u8),
     Nonsense(u8, u8),
 }
 
@@ -42,6 +43,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<u8>(), any::<u8>()).prop_map(|(function, mib)| Op::Change(function, mib)),
         1 => any::<u8>().prop_map(Op::Remove),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(which, mib)| Op::Register(which, mib)),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(node, mib)| Op::Withhold(node, mib)),
         1 => (any::<u8>(), any::<u8>()).prop_map(|(slot, generation)| Op::Nonsense(slot, generation)),
     ]
 }
@@ -226,6 +228,10 @@ impl World {
                     };
                     functions[at(which)] = self.register(spec);
                 }
+            }
+            Op::Withhold(node, mib) => {
+                let node = NodeId(u32::from(node) % number(self.scheduler.nodes.len()));
+                self.tell(Event::Withheld { node, bytes: u64::from(mib) * MIB });
             }
             Op::Nonsense(slot, generation) => {
                 let sandbox = SandboxId { slot: u32::from(slot % 8), generation: u32::from(generation % 4) };
