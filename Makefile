@@ -3,7 +3,8 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv tool parts image sbom reproducible port run demo check-config test unit end-to-end lint bench clean
+.PHONY: help setup venv tool parts image sbom reproducible port run demo check-config test unit end-to-end \
+    release-check buildroot-tools lint bench clean
 
 PORT ?= 8080
 ARGS ?=
@@ -31,6 +32,7 @@ help:
 	@echo "make sbom    list in dist/ what the image is made of, with all licences"
 	@echo "make reproducible   build twice elsewhere, and see that every byte is the same"
 	@echo "make test    all tests: by crate, then end to end in QEMU   (make unit, make end-to-end: one of the two)"
+	@echo "make release-check   buildroot makes the image, which boots   (BUILDROOT_DIR=a checkout of buildroot)"
 	@echo "make check-config   what is wrong with a mote.toml, with line and column   (FILE=$(FILE))"
 	@echo "make lint    formatting, clippy, Python syntax"
 	@echo "make bench   the performance claims"
@@ -90,15 +92,23 @@ test: unit end-to-end
 unit: setup
 	cargo test --workspace --no-fail-fast
 
-end-to-end: image venv
+end-to-end: image venv buildroot-tools
 	"$(VENV)/bin/python" -m pytest tests/
+
+# Beside `make test`: docs/BUILDROOT.md.
+release-check: image venv buildroot-tools
+	@[ -n "$(BUILDROOT_DIR)" ] || echo "skipped: BUILDROOT_DIR names no checkout of buildroot"
+	[ -z "$(BUILDROOT_DIR)" ] || MOTE_RELEASE_CHECK=yes "$(VENV)/bin/python" -m pytest tests/test_buildroot.py
+
+buildroot-tools: setup
+	@[ -z "$(BUILDROOT_DIR)" ] || [ "$(MOTE_SETUP)" = no ] || sh image/setup.sh buildroot/offline/packages.list
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	PYTHONPYCACHEPREFIX=$(TARGET_DIR)/pycache $(PYTHON) -W error -m compileall -q tests examples bench/functions
-	sh -n image/setup.sh
-	sh -n image/reproducible.sh
+	for script in image/setup.sh image/reproducible.sh buildroot/offline/prepare.sh buildroot/board/mote/post-image.sh; do \
+	    sh -n $$script || exit; done
 	bash -n .ci/run
 
 # Each prints its table and leaves one line of JSON in results/; figures and tables of all go into docs/. One alone:

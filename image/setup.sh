@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes sure that the Debian packages of image/packages.list are installed: asks dpkg once; installs what is
-# missing as root or through sudo, else says what to install and stops.
+# Makes sure that the Debian packages of a list, image/packages.list by default, are installed: asks dpkg once; installs
+# what is missing as root or through sudo, else says what to install and stops.
 set -eu
 
-list=$(dirname "$0")/packages.list
+list=${1:-$(dirname "$0")/packages.list}
 packages=$(sed 's/#.*//' "$list")
 
 if ! command -v cargo >/dev/null; then

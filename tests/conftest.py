@@ -12,8 +12,10 @@ from mote.appliance import Appliance
 DISASTER = re.compile(r"Kernel panic|Oops:|BUG: |general protection|Out of memory: Killed|panicked at|segfault")
 # Own boots come last: a broken appliance shows in the quick tests first.
 ORDER = ("test_examples", "test_harness", "test_boot")
-LAST = ("test_shutdown", "test_guest_down", "test_full_disk", "test_bad_machine", "test_crash", "test_reset", "test_powercut",
-        "test_disk", "test_update")
+LAST = (
+    "test_shutdown", "test_guest_down", "test_full_disk", "test_bad_machine", "test_crash", "test_reset", "test_powercut",
+    "test_disk", "test_update", "test_buildroot",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -15,6 +15,7 @@ use crate::erofs::{self, Compression};
 use crate::files::{self, FileError};
 use crate::initramfs;
 use crate::kernel::{self, KernelError};
+use crate::prebuilt::{self, Prebuilt};
 use crate::process::{self, RunError};
 use crate::progress::say;
 use crate::project::{Manifest, Project};
@@ -74,42 +75,71 @@ pub enum AssembleError {
 /// A file of the system image: where it comes from, where it goes below `/system`, its permissions.
 type Part = (PathBuf, String, u32);
 
-/// Makes the image, or leaves it when nothing changed. Gives its manifest and whether it is new. With
-/// `prebuilt`, our binaries are taken from that folder instead of being built.
+/// Makes the image, or leaves it when nothing changed. Gives its manifest and whether it is new. What is in `prebuilt`
+/// is taken from there instead of being made.
 ///
 /// # Errors
 /// When any part cannot be made.
 pub fn image(
     project: &Project,
     cache: &Cache,
-    prebuilt: Option<&Path>,
+    prebuilt: &Prebuilt,
 ) -> Result<(Manifest, bool), AssembleError> {
     let mistakes = mote_config::check_built_in(&files::read_text(&project.file("config/mote.toml"))?);
     if !mistakes.is_empty() {
         return Err(AssembleError::Configuration(mistakes.join("\n")));
     }
     // First, because it is what a developer breaks.
-    let folder = match prebuilt {
-        Some(folder) => folder.to_path_buf(),
+    let folder = match &prebuilt.binaries {
+        Some(folder) => folder.clone(),
         None => binaries(project)?,
     };
     let [init, hostd, agent] = &BINARIES.map(|(_, binary)| folder.join(binary));
-    let kernels = kernel::ensure(cache, project, &[kernel::GUEST, kernel::HOST])?;
+    let wanted = [kernel::GUEST, kernel::HOST];
+    let kernels = match &prebuilt.kernels {
+        Some(folder) => kernel::from_folder(folder, &wanted)?,
+        None => kernel::ensure(cache, project, &wanted)?,
+    };
 
     let mut parts: Vec<Part> = vec![
         (hostd.clone(), "bin/hostd".into(), 0o755),
         (kernels[&kernel::GUEST].clone(), "guest/vmlinux".into(), 0o644),
         (project.file("config/mote.toml"), "config/mote.toml".into(), 0o644),
     ];
-    for runtime in runtime::all(&project.file("image/runtimes"))? {
-        let image = runtime.image(cache, agent)?;
-        parts.push((image, format!("runtimes/{}.erofs", runtime.name), 0o644));
+    let runtimes = match &prebuilt.runtimes {
+        Some(folder) => prebuilt::runtimes(folder)?,
+        None => runtimes(project, cache, agent)?,
+    };
+    for (name, image) in runtimes {
+        parts.push((image, format!("runtimes/{name}.{}", erofs::EXTENSION), 0o644));
     }
-    let tools = tools::ensure(cache, &project.file("image/tools/packages.list"))?;
+    let tools = match &prebuilt.tools {
+        Some(folder) => tools::from_folder(folder)?,
+        None => tools::ensure(cache, &project.file("image/tools/packages.list"))?,
+    };
     for folder in ["sbin", "lib"] {
-        parts.extend(folder_parts(&tools.join(folder), folder)?);
+        let from = tools.join(folder);
+        if from.is_dir() {
+            parts.extend(folder_parts(&from, folder)?);
+        }
     }
     finish(project, cache, &kernels[&kernel::HOST], init, &parts)
+}
+
+/// Makes the root file systems of all runtimes, with `agent` in them; names and files, by name.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn runtimes(
+    project: &Project,
+    cache: &Cache,
+    agent: &Path,
+) -> Result<Vec<(String, PathBuf)>, RuntimeError> {
+    let mut made = Vec::new();
+    for runtime in runtime::all(&project.file("image/runtimes"))? {
+        made.push((runtime.name.clone(), runtime.image(cache, agent)?));
+    }
+    Ok(made)
 }
 
 fn finish(

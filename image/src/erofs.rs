@@ -11,6 +11,9 @@ const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Time of every file, in seconds since 1970 (2026-01-01): what is in an image has no history.
 pub const TIMESTAMP: u32 = 1_767_225_600;
 
+/// What the names of images end with.
+pub const EXTENSION: &str = "erofs";
+
 /// How the content is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {

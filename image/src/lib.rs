@@ -17,6 +17,7 @@ pub mod erofs;
 pub mod files;
 pub mod initramfs;
 pub mod kernel;
+pub mod prebuilt;
 pub mod process;
 pub mod progress;
 pub mod project;

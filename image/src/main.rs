@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mote_image::cache::Cache;
+use mote_image::prebuilt::Prebuilt;
 use mote_image::progress::{elapsed, say};
 use mote_image::project::{Manifest, Project};
 use mote_image::qemu::accel::Accelerator;
 use mote_image::qemu::medium::{BootDisk, Bus, Firmware};
 use mote_image::qemu::throttle::Throttle;
 use mote_image::qemu::{self, Machine, Serial};
-use mote_image::{assemble, disk, disk_image, files, kernel, update};
+use mote_image::{assemble, disk, disk_image, erofs, files, kernel, update};
 use mote_layout::Layout;
 use mote_update::keys::SecretKey;
 use mote_update::version::Version;
@@ -28,6 +29,9 @@ struct Cli {
     /// The checkout; found from the working folder by default.
     #[arg(long, global = true)]
     root: Option<PathBuf>,
+    /// Where what is made goes, and is looked for. [default: dist/ of the checkout]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    dist: Option<PathBuf>,
     #[command(subcommand)]
     command: Action,
 }
@@ -35,10 +39,22 @@ struct Cli {
 #[derive(Subcommand)]
 enum Action {
     /// Make the image in dist/.
-    Build {
-        /// Take mote-init, hostd and mote-agent from this folder instead of building them.
+    Build(BuildArgs),
+    /// Make the root file systems of the microVMs only, as NAME.erofs.
+    Runtimes {
+        /// Folder with mote-agent, which goes into them.
         #[arg(long)]
-        binaries: Option<PathBuf>,
+        binaries: PathBuf,
+        /// Folder for them.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Say what a configuration, a kernel's or buildroot's, does not have of what was asked for; fail if there is any.
+    CheckConfig {
+        /// What was asked for: a defconfig; said twice, the later one counts.
+        wanted: PathBuf,
+        /// What came of it: a .config.
+        result: PathBuf,
     },
     /// Write into dist/ what the image is made of, and the licences of all of it.
     Sbom,
@@ -89,6 +105,23 @@ enum Action {
         #[arg(long, default_value = "8G", value_parser = disk::parse_size)]
         size: u64,
     },
+}
+
+/// Parts that are there already and are not made.
+#[derive(Args)]
+struct BuildArgs {
+    /// Take mote-init, hostd and mote-agent from this folder instead of building them.
+    #[arg(long, value_name = "FOLDER")]
+    binaries: Option<PathBuf>,
+    /// Take the kernels from this folder: bzImage of the appliance, vmlinux of the microVMs.
+    #[arg(long, value_name = "FOLDER")]
+    kernels: Option<PathBuf>,
+    /// Take the root file systems of the microVMs from this folder: NAME.erofs.
+    #[arg(long, value_name = "FOLDER")]
+    runtimes: Option<PathBuf>,
+    /// Take the file system tools from this folder: sbin/, and lib/ if they are not static.
+    #[arg(long, value_name = "FOLDER")]
+    tools: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -145,6 +178,10 @@ struct DiskArgs {
     /// Becomes mote.toml on the configuration partition.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Make GRUB from this folder (bin/grub-mkimage, bin/grub-script-check, lib/grub/i386-pc, lib/grub/x86_64-efi)
+    /// instead of Debian's packages.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_loader")]
+    grub: Option<PathBuf>,
     /// Leave GRUB out: for machines that start kernel and initramfs by other means. Needs no packages.
     #[arg(long)]
     no_loader: bool,
@@ -256,9 +293,17 @@ fn act(cli: Cli) -> Outcome {
         Some(root) => root,
         None => std::env::current_dir()?,
     };
-    let project = Project::find(&std::path::absolute(from)?)?;
+    let mut project = Project::find(&std::path::absolute(from)?)?;
+    if let Some(dist) = cli.dist {
+        project = project.with_dist(std::path::absolute(dist)?);
+    }
     match cli.command {
-        Action::Build { binaries } => build(&project, binaries.as_deref()),
+        Action::Build(args) => {
+            let BuildArgs { binaries, kernels, runtimes, tools } = args;
+            build(&project, &Prebuilt { binaries, kernels, runtimes, tools })
+        }
+        Action::Runtimes { binaries, out } => runtimes(&project, &binaries, &out),
+        Action::CheckConfig { wanted, result } => check_config(&wanted, &result),
         Action::Sbom => list_parts(&project),
         Action::Kernels => {
             let kernels = kernel::ensure(&Cache::open()?, &project, &[kernel::GUEST, kernel::HOST])?;
@@ -276,9 +321,29 @@ fn act(cli: Cli) -> Outcome {
     }
 }
 
-fn build(project: &Project, binaries: Option<&Path>) -> Outcome {
+fn check_config(wanted: &Path, result: &Path) -> Outcome {
+    let lost = kernel::defconfig::dropped(&files::read_text(wanted)?, &files::read_text(result)?);
+    for symbol in &lost {
+        println!("{symbol}");
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{} is not honoured by {}", wanted.display(), result.display()).into())
+}
+
+fn runtimes(project: &Project, binaries: &Path, out: &Path) -> Outcome {
+    for (name, image) in assemble::runtimes(project, &Cache::open()?, &binaries.join("mote-agent"))? {
+        let path = out.join(format!("{name}.{}", erofs::EXTENSION));
+        files::copy(&image, &path, 0o644)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn build(project: &Project, prebuilt: &Prebuilt) -> Outcome {
     let start = Instant::now();
-    let (manifest, new) = assemble::image(project, &Cache::open()?, binaries)?;
+    let (manifest, new) = assemble::image(project, &Cache::open()?, prebuilt)?;
     let what = if new { "made" } else { "is up to date" };
     say(&format!("image {} ({}) {what} in {}", manifest.version, manifest.build, elapsed(start.elapsed())));
     for file in [project.kernel(), project.initramfs(), project.system_disk()] {
@@ -298,7 +363,10 @@ fn make_disk(project: &Project, args: &DiskArgs) -> Outcome {
         let list = project.file("image/boot/packages.list");
         let menu = files::read_text(&project.file("image/boot/grub.cfg"))?;
         let script = disk_image::loader::configuration(&layout, &menu)?;
-        Some(disk_image::loader::ensure(&Cache::open()?, &list, &layout, script)?)
+        Some(match &args.grub {
+            Some(folder) => disk_image::loader::from_folder(folder, &layout, script)?,
+            None => disk_image::loader::ensure(&Cache::open()?, &list, &layout, script)?,
+        })
     };
     let append = appended(&args.append, args.emulated);
     let parts = disk_image::parts::Parts {

@@ -28,6 +28,7 @@ pub enum ProjectError {
 #[derive(Debug, Clone)]
 pub struct Project {
     root: PathBuf,
+    dist: PathBuf,
 }
 
 /// What `dist/manifest.json` says about a finished image. It is written last: an image without one is
@@ -52,8 +53,14 @@ impl Project {
     pub fn find(from: &Path) -> Result<Self, ProjectError> {
         from.ancestors()
             .find(|dir| dir.join("Cargo.toml").is_file() && dir.join("config/kernel").is_dir())
-            .map(|root| Self { root: root.to_path_buf() })
+            .map(|root| Self { root: root.to_path_buf(), dist: root.join("dist") })
             .ok_or_else(|| ProjectError::NotFound(from.to_path_buf()))
+    }
+
+    /// The same checkout with finished images in another folder.
+    #[must_use]
+    pub fn with_dist(self, dist: PathBuf) -> Self {
+        Self { dist, ..self }
     }
 
     /// The top of the checkout.
@@ -71,7 +78,7 @@ impl Project {
     /// Where finished images go.
     #[must_use]
     pub fn dist(&self) -> PathBuf {
-        self.root.join("dist")
+        self.dist.clone()
     }
 
     /// The appliance's kernel.
@@ -132,13 +139,15 @@ mod tests {
         assert!(matches!(Project::find(&inside), Err(ProjectError::NotFound(_))));
         std::fs::create_dir_all(dir.path().join("config/kernel")).unwrap();
         std::fs::write(dir.path().join("Cargo.toml"), "").unwrap();
-        assert_eq!(Project::find(&inside).unwrap().root(), dir.path());
+        let found = Project::find(&inside).unwrap();
+        assert_eq!((found.root(), found.dist()), (dir.path(), dir.path().join("dist")));
+        assert_eq!(found.with_dist("/out".into()).kernel(), Path::new("/out/bzImage"));
     }
 
     #[test]
     fn an_image_with_a_missing_file_is_no_image() {
         let dir = tempfile::tempdir().unwrap();
-        let project = Project { root: dir.path().to_path_buf() };
+        let project = Project { root: dir.path().into(), dist: dir.path().join("made") };
         assert!(matches!(project.image(), Err(ProjectError::NoImage(_))));
         std::fs::create_dir(project.dist()).unwrap();
         let manifest =

@@ -25,6 +25,9 @@ const PROGRAMS: [(&str, &str); 3] =
 /// Why the tools cannot be made.
 #[derive(Debug, Error)]
 pub enum ToolsError {
+    /// A folder that should have all of them misses one.
+    #[error("There is no program {0}")]
+    Missing(PathBuf),
     /// A program needs a library that no listed package has.
     #[error("{program} needs {library}, which no package of image/tools/packages.list has")]
     Library {
@@ -63,6 +66,20 @@ pub fn ensure(cache: &Cache, list: &Path) -> Result<PathBuf, ToolsError> {
     })?)
 }
 
+/// Gives `folder` back if it has all programs in `sbin/`.
+///
+/// # Errors
+/// Names the first that is missing.
+pub fn from_folder(folder: &Path) -> Result<PathBuf, ToolsError> {
+    for (_, name) in PROGRAMS {
+        let path = folder.join("sbin").join(name);
+        if !path.is_file() {
+            return Err(ToolsError::Missing(path));
+        }
+    }
+    Ok(folder.to_path_buf())
+}
+
 fn collect(tree: &Path, out: &Path) -> Result<(), ToolsError> {
     let loader = tree.join("lib64").join(LOADER);
     let libraries = tree.join("usr/lib/x86_64-linux-gnu");
@@ -97,6 +114,17 @@ fn needed(list: &str) -> Vec<(String, Option<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_has_all_or_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (_, name) in PROGRAMS {
+            let error = from_folder(dir.path()).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("sbin/{name}")), "{error}");
+            files::write(&dir.path().join("sbin").join(name), "").unwrap();
+        }
+        assert_eq!(from_folder(dir.path()).unwrap(), dir.path());
+    }
 
     #[test]
     fn the_loaders_list_is_understood() {

@@ -199,3 +199,28 @@ fn ctrl_c_presses_the_power_button_and_a_second_one_ends_the_machine() {
     assert!(said.contains("powering off") && said.contains("at once"), "{said}");
     assert!(!said.contains("power button does not work"), "{said}");
 }
+
+#[test]
+fn what_a_configuration_lost_is_named() {
+    let root = checkout();
+    let (wanted, result) = (root.path().join("wanted"), root.path().join(".config"));
+    std::fs::write(&wanted, "BR2_A=y\nBR2_B=y\n# BR2_B is not set\n").unwrap();
+    let check = || image(root.path()).arg("check-config").args([&wanted, &result]).output().unwrap();
+    std::fs::write(&result, "BR2_A=y\n").unwrap();
+    assert!(check().status.success());
+    std::fs::write(&result, "BR2_B=y\n").unwrap();
+    let output = check();
+    assert_eq!(output.stdout, b"BR2_A wanted y, got n\nBR2_B wanted n, got y\n");
+    assert!(error(&output).contains("is not honoured"));
+}
+
+#[test]
+fn what_is_made_may_be_elsewhere() {
+    let root = with_image(b"");
+    let elsewhere = root.path().join("elsewhere");
+    std::fs::rename(root.path().join("dist"), &elsewhere).unwrap();
+    let arguments = ["run", "--print-command", "--no-data"];
+    let output = image(root.path()).arg("--dist").arg(&elsewhere).args(arguments).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("elsewhere/bzImage") && said.contains("elsewhere/system.img"), "{said}");
+}

@@ -15,11 +15,12 @@ ENVIRONMENT = 2028 * 512
 BLOCK = 1024
 
 
-def make(out: Path, config: Path | None = None) -> Path:
-    """Makes the image, for a machine that QEMU emulates; with this mote.toml on its configuration partition."""
+def make(out: Path, config: Path | None = None, *, dist: Path | None = None, grub: Path | None = None) -> Path:
+    """Makes the image, for a machine that QEMU emulates; with this mote.toml on its configuration partition, with
+    another folder of parts, another boot loader."""
     command = [*image_tool(), "disk", "--out", str(out), "--emulated", "2"]
-    if config:
-        command += ["--config", str(config)]
+    for option, value in {"--config": config, "--dist": dist, "--grub": grub}.items():
+        command += [option, str(value)] if value else []
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return out

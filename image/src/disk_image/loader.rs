@@ -1,5 +1,5 @@
-//! GRUB, made from Debian's packages without installing it: what `grub-install` does to disks that are mounted, done
-//! to files.
+//! GRUB, made from Debian's packages without installing it, or from a folder that has it: what `grub-install` does to
+//! disks that are mounted, done to files.
 //!
 //! `grub-mkimage` links modules into two images. For UEFI, the result is the program `EFI/BOOT/BOOTX64.EFI`. For a BIOS
 //! it is `core.img`, which is read from the BIOS-boot partition by 440 bytes in the disk's first sector (`boot.img`);
@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use crate::tools::LOADER;
 
 const RECIPE: &str = "2";
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// GRUB's code for that sector, beside the modules for a BIOS.
+const BOOT: &str = "boot.img";
 
 /// Bytes of code in a disk's first sector; behind it is the protective partition table.
 pub const BOOT_CODE: usize = 440;
@@ -88,13 +91,54 @@ pub struct Loader {
     pub script: String,
 }
 
+/// GRUB's programs and modules, as files.
+enum Grub<'a> {
+    /// Debian's packages, unpacked: programs run with the packages' own libraries, whatever this machine has.
+    Packages(&'a Path),
+    /// For this machine: `bin/`, and modules in `lib/grub/`.
+    Folder(&'a Path),
+}
+
+impl Grub<'_> {
+    fn program(&self, name: &str) -> Command {
+        let mut command = match self {
+            Self::Packages(tree) => {
+                let mut command = Command::new(tree.join("lib64").join(LOADER));
+                command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu"));
+                command.arg(tree.join("usr/bin").join(name));
+                command
+            }
+            Self::Folder(folder) => Command::new(folder.join("bin").join(name)),
+        };
+        command.env_clear().env("LC_ALL", "C");
+        command
+    }
+
+    fn modules(&self, firmware: &Firmware) -> PathBuf {
+        let all = match self {
+            Self::Packages(tree) => tree.join("usr/lib/grub"),
+            Self::Folder(folder) => folder.join("lib/grub"),
+        };
+        all.join(firmware.format)
+    }
+
+    /// Makes both images in `out`, and puts the code for the first sector beside them.
+    fn make(&self, script: &str, prefix: &str, out: &Path) -> Result<(), DiskImageError> {
+        check(self, script, &out.join("grub.cfg"))?;
+        for firmware in [BIOS, EFI] {
+            link(self, &firmware, prefix, &out.join(firmware.file))?;
+        }
+        Ok(files::copy(&self.modules(&BIOS).join(BOOT), &out.join(BOOT), 0o644)?)
+    }
+}
+
 /// Makes the boot loader from the packages of `list`; `script` is its configuration, see [`configuration`].
 ///
 /// # Errors
 /// When the packages cannot be had, or are not of the known form, or GRUB would not take the script.
 pub fn ensure(cache: &Cache, list: &Path, layout: &Layout, script: String) -> Result<Loader, DiskImageError> {
     let packages = debian::fetch(cache, &debian::read_list(list)?)?;
-    let prefix = format!("(,gpt{})/grub", layout.partition(Role::Esp)?.number);
+    let prefix = prefix(layout)?;
     let mut key = debian::key(
         Key::new().with("recipe", RECIPE).with("prefix", &prefix).with("script", &script),
         &packages,
@@ -105,46 +149,54 @@ pub fn ensure(cache: &Cache, list: &Path, layout: &Layout, script: String) -> Re
     let made = cache.get_or_make("grub", &key, |out| {
         let tree = out.join("unpacked");
         debian::unpack(&packages, &tree, &["./usr/share".to_owned()])?;
-        check(&tree, &script, &out.join("grub.cfg"))?;
-        for firmware in [BIOS, EFI] {
-            link(&tree, &firmware, &prefix, &out.join(firmware.file))?;
-        }
-        let boot = tree.join("usr/lib/grub").join(BIOS.format).join("boot.img");
-        files::copy(&boot, &out.join("boot.img"), 0o644)?;
+        Grub::Packages(&tree).make(&script, &prefix, out)?;
         files::remove(&tree)?;
         Ok::<(), DiskImageError>(())
     })?;
+    patched(&made, layout, script)
+}
+
+/// Makes the boot loader from a folder with GRUB: `bin/grub-mkimage` and `bin/grub-script-check`, which run on this
+/// machine, and the modules of both kinds of firmware, in `lib/grub/i386-pc` and `lib/grub/x86_64-efi`.
+///
+/// # Errors
+/// When it has not all of that, or not in the known form, or GRUB would not take the script.
+pub fn from_folder(folder: &Path, layout: &Layout, script: String) -> Result<Loader, DiskImageError> {
+    let out = tempfile::tempdir().map_err(failed("create a folder in", &std::env::temp_dir()))?;
+    Grub::Folder(folder).make(&script, &prefix(layout)?, out.path())?;
+    patched(out.path(), layout, script)
+}
+
+/// Where GRUB looks for its configuration.
+fn prefix(layout: &Layout) -> Result<String, DiskImageError> {
+    Ok(format!("(,gpt{})/grub", layout.partition(Role::Esp)?.number))
+}
+
+/// What [`Grub::make`] left in `made`, told where it is on the disk.
+fn patched(made: &Path, layout: &Layout, script: String) -> Result<Loader, DiskImageError> {
     let read = |name: &str| {
         let path = made.join(name);
         fs::read(&path).map_err(failed("read", &path))
     };
     let start = layout.partition(Role::BiosBoot)?.first_sector();
     Ok(Loader {
-        boot_code: boot_code(&read("boot.img")?, start)?,
+        boot_code: boot_code(&read(BOOT)?, start)?,
         core: core(read(BIOS.file)?, start)?,
         efi: read(EFI.file)?,
         script,
     })
 }
 
-/// A program of the unpacked packages with its own libraries, whatever this machine has.
-fn program(tree: &Path, path: &str) -> Command {
-    let mut command = Command::new(tree.join("lib64").join(LOADER));
-    command.arg("--library-path").arg(tree.join("usr/lib/x86_64-linux-gnu")).arg(tree.join(path));
-    command.env_clear().env("LC_ALL", "C");
-    command
-}
-
 /// Whether GRUB can read the script: better found here than by a machine that does not boot.
-fn check(tree: &Path, script: &str, path: &Path) -> Result<(), DiskImageError> {
+fn check(grub: &Grub<'_>, script: &str, path: &Path) -> Result<(), DiskImageError> {
     files::write(path, script)?;
-    process::run(program(tree, "usr/bin/grub-script-check").arg(path), LIMIT)?;
+    process::run(grub.program("grub-script-check").arg(path), LIMIT)?;
     Ok(())
 }
 
-fn link(tree: &Path, firmware: &Firmware, prefix: &str, out: &Path) -> Result<(), DiskImageError> {
-    let mut command = program(tree, "usr/bin/grub-mkimage");
-    command.arg("--directory").arg(tree.join("usr/lib/grub").join(firmware.format));
+fn link(grub: &Grub<'_>, firmware: &Firmware, prefix: &str, out: &Path) -> Result<(), DiskImageError> {
+    let mut command = grub.program("grub-mkimage");
+    command.arg("--directory").arg(grub.modules(firmware));
     command.args(["--format", firmware.format, "--prefix", prefix]).arg("--output").arg(out);
     command.args(MODULES).args(firmware.modules);
     process::run(&mut command, LIMIT)?;
@@ -275,6 +327,15 @@ mod tests {
             let _ = boot_code(&bytes, 2048);
             let _ = core(bytes, 2048);
         }
+    }
+
+    #[test]
+    fn a_folder_without_grub_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::built_in().unwrap();
+        let error = from_folder(dir.path(), &layout, String::new()).unwrap_err();
+        let DiskImageError::Run(cause) = error else { panic!("{error:?}") };
+        assert!(cause.to_string().contains("grub-script-check"), "{cause}");
     }
 
     #[test]

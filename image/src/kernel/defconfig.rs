@@ -1,4 +1,4 @@
-//! Whether a kernel configuration still says what was asked for.
+//! Whether a configuration, a kernel's or buildroot's, still says what was asked for.
 //!
 //! Kconfig drops symbols without a word when a dependency is missing or a name is gone in a newer kernel. A
 //! kernel that silently lacks KVM is found much later and much harder than here.
@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// What the names of symbols begin with: the kernel's, buildroot's.
+const PREFIXES: [&str; 2] = ["CONFIG_", "BR2_"];
+
 /// A symbol that was asked for and is not in the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// `CONFIG_…`.
+    /// `CONFIG_…` or `BR2_…`.
     pub symbol: String,
     /// What was asked: `y`, `m`, a number, a string, or `n`.
     pub wanted: String,
@@ -23,7 +26,7 @@ impl fmt::Display for Dropped {
     }
 }
 
-/// Symbols of `defconfig` that the full configuration `config` does not honour.
+/// Symbols of `defconfig` that the full configuration `config` does not honour. Said twice, the later one counts.
 #[must_use]
 pub fn dropped(defconfig: &str, config: &str) -> Vec<Dropped> {
     let found = symbols(config);
@@ -45,12 +48,13 @@ fn symbols(text: &str) -> BTreeMap<&str, &str> {
 }
 
 fn symbol(line: &str) -> Option<(&str, &str)> {
+    let known = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     match line.strip_prefix("# ") {
         Some(comment) => {
             let name = comment.strip_suffix(" is not set")?;
-            name.starts_with("CONFIG_").then_some((name, "n"))
+            known(name).then_some((name, "n"))
         }
-        None => line.split_once('=').filter(|(name, _)| name.starts_with("CONFIG_")),
+        None => line.split_once('=').filter(|(name, _)| known(name)),
     }
 }
 
@@ -65,6 +69,13 @@ mod tests {
     fn an_honoured_defconfig_drops_nothing() {
         assert_eq!(dropped("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_N=32\nCONFIG_S=\"a=b\"\n", CONFIG), []);
         assert_eq!(dropped("# CONFIG_GONE is not set\n", CONFIG), [], "off and unknown is off");
+    }
+
+    #[test]
+    fn a_fragment_behind_it_has_the_last_word() {
+        let config = "# BR2_A is not set\nBR2_B=\"x\"\n";
+        assert_eq!(dropped("BR2_A=y\nBR2_B=\"x\"\n# BR2_A is not set\n", config), []);
+        assert_eq!(dropped("BR2_A=y\nBR2_B=\"x\"\n", config).len(), 1);
     }
 
     #[test]

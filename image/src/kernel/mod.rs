@@ -52,6 +52,9 @@ pub enum KernelError {
     /// The source package is not installed.
     #[error("The kernel source {0} is missing: run `make setup`, or apt-get install {SOURCE_PACKAGE}")]
     NoSource(&'static str),
+    /// It should be there already, and is not.
+    #[error("There is no kernel {0}")]
+    Missing(PathBuf),
     /// The configuration would build something else than asked for.
     #[error("{defconfig} is not honoured by this kernel source:\n{symbols}")]
     Dropped {
@@ -156,6 +159,25 @@ pub fn ensure(
         })?;
     }
     files::remove(&work)?;
+    Ok(paths)
+}
+
+/// Gives the paths of kernels that are in `folder` already.
+///
+/// # Errors
+/// When one is not there, or the guest's is none that our monitor can boot.
+pub fn from_folder(folder: &Path, kernels: &[Kernel]) -> Result<HashMap<Kernel, PathBuf>, KernelError> {
+    let mut paths = HashMap::new();
+    for kernel in kernels {
+        let path = folder.join(kernel.file);
+        if !path.is_file() {
+            return Err(KernelError::Missing(path));
+        }
+        if *kernel == GUEST {
+            elf::pvh_entry(&path).map_err(|source| KernelError::Elf(kernel.name, source))?;
+        }
+        paths.insert(*kernel, path);
+    }
     Ok(paths)
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::service::reap::{Exit, Reaper};
 use crate::service::tool::{Outcome, ToolError, run};
 
-/// The programs are dynamic ones from a distribution; this starts them without a system-wide loader.
+/// Dynamic programs, a distribution's, come with this, which starts them without a system-wide loader; static ones
+/// come without.
 const LOADER: &str = "/system/lib/ld-linux-x86-64.so.2";
 
 /// Where their libraries are.
@@ -41,10 +42,8 @@ impl Tool {
         device: &Path,
         more: &[&str],
     ) -> Result<Outcome, ToolError> {
-        let mut command = Command::new(LOADER);
+        let mut command = self.command(Path::new(LOADER).exists());
         command
-            .args(["--library-path", LIBRARIES])
-            .arg(Path::new(PROGRAMS).join(self.name))
             .args(options)
             .arg(device)
             .args(more)
@@ -53,6 +52,16 @@ impl Tool {
             // An appliance has no person at a prompt.
             .env("E2FSCK_CONFIG", "/dev/null");
         run(reaper, &mut command, self.bound).await
+    }
+
+    fn command(&self, dynamic: bool) -> Command {
+        let program = Path::new(PROGRAMS).join(self.name);
+        if !dynamic {
+            return Command::new(program);
+        }
+        let mut command = Command::new(LOADER);
+        command.args(["--library-path", LIBRARIES]).arg(program);
+        command
     }
 }
 
@@ -105,6 +114,17 @@ mod tests {
         assert_eq!([of(4), of(5), of(6), of(7)], [Check::Damaged; 4]);
         assert_eq!([of(8), of(12), of(16), of(32), of(127), of(128), of(-1)], [Check::Failed; 7]);
         assert_eq!(check_result(Exit::Signal(9)), Check::Failed);
+    }
+
+    #[test]
+    fn a_static_program_needs_no_loader() {
+        let told = |dynamic| {
+            let command = E2FSCK.command(dynamic);
+            let words = [command.get_program()].into_iter().chain(command.get_args());
+            words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(told(false), "/system/sbin/e2fsck");
+        assert_eq!(told(true), format!("{LOADER} --library-path /system/lib /system/sbin/e2fsck"));
     }
 
     #[test]
