@@ -25,8 +25,6 @@ WORK = ROOT / "dist" / "buildroot"
 DEFCONFIG = "configs/mote_x86_64_defconfig"
 VARIANTS = {"upstream": [DEFCONFIG], "offline": [DEFCONFIG, "offline.fragment"]}
 BUILD_LIMIT_S = 2 * 3600
-READY_LIMIT_S = 240
-DISK_BYTES = 4 << 30
 # What the tables of partitions say, the second sector on.
 TABLE = slice(512, 34 * 512)
 
@@ -105,11 +103,11 @@ def test_what_it_builds_boots(images, own_box, tmp_path, firmware):
     tables = [table(folder / "mote-x86_64.img") for folder in (images, ROOT / "dist")]
     assert tables[0] == tables[1], "the partitions are not those of `make image`"
     image = disk.make(tmp_path / "mote.img", dist=images, grub=images / "parts/grub")
-    copy = disk.Disk(image, tmp_path / "disk.img", DISK_BYTES)
+    copy = disk.Disk(image, tmp_path / "disk.img")
 
     machine = own_box(disk=copy.path, firmware=firmware)
     machine.start()
-    print(f"{firmware}: ready {machine.wait_ready(READY_LIMIT_S) / 1000:.1f} s after power-on")
+    print(f"{firmware}: ready {machine.wait_ready(disk.READY_LIMIT_S) / 1000:.1f} s after power-on")
     assert "mote: FAILED" not in machine.console()
     data = machine.data_disk()
     assert data["ok"] and "has grown" in data["reason"] and "formatted" in data["reason"], data

@@ -6,15 +6,12 @@ import pytest
 
 from mote import client, disk, packages
 from mote.appliance import ROOT
+from mote.disk import DISK_BYTES, READY_LIMIT_S, booted
 from mote.waiting import until
 
-DISK_BYTES = 4 << 30
 GIB = 1 << 30
 # With Python and all.
 COMPRESSED_AT_MOST = 120_000_000
-READY_LIMIT_S = 240
-# On a machine with a BIOS; UEFI shows everything twice, for GRUB writes to the screen as well, which is the serial line.
-BOOTED = re.compile(r"Mote: slot ([ab])\b(?! cannot)")
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +21,9 @@ def image(tmp_path_factory):
 
 @pytest.fixture
 def copy(image, tmp_path):
-    made = disk.Disk(image, tmp_path / "disk.img", DISK_BYTES)
+    made = disk.Disk(image, tmp_path / "disk.img")
     yield made
     made.path.unlink()
-
-
-def booted(machine) -> str:
-    """The slots that the boot loader tried, in order."""
-    return "".join(BOOTED.findall(machine.console()))
 
 
 def test_what_is_passed_on_is_small():
@@ -81,7 +73,7 @@ def test_data_stays_and_grows_once_until_it_is_wiped_in_the_boot_menu(copy, own_
     # Left alone, the menu goes on by itself: a line with noise on it is no reason not to start.
     open_menu(machine)
     machine.wait_ready(READY_LIMIT_S)
-    assert booted(machine) == "a"
+    assert booted(machine.console()) == "a"
     client.create(client.lambda_client(machine.port), "stays", packages.answering("stays"))
     machine.cut_power()
     machine.start()
@@ -117,7 +109,7 @@ def test_a_kernel_with_a_flipped_bit_is_not_started(copy, own_box):
     machine = own_box(disk=copy.path)
     machine.start()
     machine.wait_ready(READY_LIMIT_S)
-    assert booted(machine) == "ab", machine.tail()
+    assert booted(machine.console()) == "ab", machine.tail()
     # What runs instead, and answers, is the good one from now on.
     assert until(lambda: copy.variables()["mote_slot"] == "b", 60), copy.variables()
     assert (copy.variables()["mote_a"], copy.variables()["mote_b"]) == ("", f"good {version}")
@@ -131,7 +123,7 @@ def test_a_system_with_a_flipped_bit_gives_way(copy, own_box):
     machine = own_box(disk=copy.path)
     machine.start()
     assert until(lambda: copy.variables()["mote_slot"] == "b", READY_LIMIT_S), f"{copy.variables()}\n{machine.tail()}"
-    assert until(lambda: booted(machine) == "ab", 60), machine.tail()
+    assert until(lambda: booted(machine.console()) == "ab", 60), machine.tail()
     machine.wait_ready(READY_LIMIT_S)
     assert copy.variables()["mote_a"] == ""
 
@@ -144,7 +136,7 @@ def test_a_system_that_cannot_be_mounted_gives_way_at_once(copy, own_box):
     machine.start()
     assert until(lambda: copy.variables()["mote_slot"] == "b", READY_LIMIT_S), f"{copy.variables()}\n{machine.tail()}"
     machine.wait_ready(READY_LIMIT_S)
-    assert booted(machine) == "ab" and "ready" not in machine.console().split("Mote: slot b")[0]
+    assert booted(machine.console()) == "ab" and "ready" not in machine.console().split("Mote: slot b")[0]
 
 
 def test_a_trial_that_answers_is_good(copy, own_box):
@@ -153,7 +145,7 @@ def test_a_trial_that_answers_is_good(copy, own_box):
     machine = own_box(disk=copy.path)
     machine.start()
     machine.wait_ready(READY_LIMIT_S)
-    assert booted(machine) == "b", machine.tail()
+    assert booted(machine.console()) == "b", machine.tail()
     assert until(lambda: copy.variables()["mote_slot"] == "b", 60), copy.variables()
     state = copy.variables()
     assert (state["mote_trial"], state["mote_a"], state["mote_b"]) == ("", f"good {version}", "good 9.9.9")
@@ -172,4 +164,4 @@ def test_a_trial_of_a_bad_system_falls_back(copy, own_box, firmware):
     machine.wait_ready(READY_LIMIT_S)
     state = copy.variables()
     assert (state["mote_slot"], state["mote_trial"], state["mote_b"]) == ("a", "", "failed 9.9.9")
-    assert firmware == "uefi" or booted(machine) == "ba", machine.tail()
+    assert firmware == "uefi" or booted(machine.console()) == "ba", machine.tail()

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import threading
 import time
 
@@ -10,13 +9,11 @@ import pytest
 
 from mote import blocklog, client, disk, http, packages, update
 from mote.appliance import Appliance
+from mote.disk import READY_LIMIT_S, booted
 from mote.waiting import until
 
-DISK_BYTES = 4 << 30
-READY_LIMIT_S = 240
 # Three boots, and what the bad system is given.
 FALL_BACK_LIMIT_S = 600
-BOOTED = re.compile(r"Mote: slot ([ab])\b(?! cannot)")
 MIB = disk.MIB
 # More of them before a release: MOTE_POWER_CUTS=50.
 CUTS = int(os.environ.get("MOTE_POWER_CUTS", "2"))
@@ -39,7 +36,7 @@ def image(signer):
 
 @pytest.fixture(scope="module")
 def copy(image, signer):
-    made = disk.Disk(image, signer.folder / "disk.img", DISK_BYTES)
+    made = disk.Disk(image, signer.folder / "disk.img")
     yield made
     made.path.unlink()
 
@@ -56,10 +53,6 @@ def machine(copy):
 
 def phase(machine):
     return (update.state(machine) or {}).get("phase")
-
-
-def booted(machine) -> str:
-    return "".join(BOOTED.findall(machine.consoles()))
 
 
 def runs(machine, slot: str, limit_s: float = READY_LIMIT_S) -> dict:
@@ -114,13 +107,13 @@ BAD = {
 
 def falls_back(machine, copy, version, file, boots):
     """It was started, at most so often, and is not tried again; then the one before runs."""
-    before = len(booted(machine))
+    before = len(booted(machine.consoles()))
     reply = update.send(machine, file)
     assert reply.status == 202, str(reply)
     assert until(lambda: version in copy.variables()["mote_failed"].split(","), FALL_BACK_LIMIT_S), machine.tail()
     state = runs(machine, "a")
     assert (state["slots"]["b"]["state"], state["trial"]) == ("failed", None) and version in state["failed"], state
-    assert 2 <= len(booted(machine)) - before <= boots <= 3, machine.tail()
+    assert 2 <= len(booted(machine.consoles())) - before <= boots <= 3, machine.tail()
     again = update.send(machine, file)
     assert again.status == 409 and "failed before" in again.text, str(again)
 
@@ -140,7 +133,7 @@ def test_one_that_hangs_falls_back_by_itself(machine, copy, signer, tmp_path):
 def test_what_is_not_to_be_trusted_or_not_whole_changes_nothing(machine, copy, signer, tmp_path):
     good = signer.update("9.3.0").read_bytes()
     foreign = update.Signer(tmp_path, "foreign").update("9.3.0").read_bytes()
-    before, boots = copy.variables(), booted(machine)
+    before, boots = copy.variables(), booted(machine.consoles())
     unsigned = good[:16] + bytes(72) + good[88:]
     # Refused at their begin: the rest is not sent.
     for file, status, word in [
@@ -159,7 +152,7 @@ def test_what_is_not_to_be_trusted_or_not_whole_changes_nothing(machine, copy, s
         assert reply.status == 400 and word in reply.text, str(reply)
         state = update.state(machine)
         assert (state["phase"], state["slots"]["b"]["state"]) == ("settled", "empty"), state
-    assert booted(machine) == boots
+    assert booted(machine.consoles()) == boots
     # Nothing of it is in the way of a whole one.
     reply = machine.post("/system/update?reboot=later", good, timeout=300)
     assert reply.status == 202 and reply.json["state"] == "pending", str(reply)
@@ -209,7 +202,7 @@ def test_power_cuts_at_any_moment_of_an_update(machine, copy, signer):
 def test_whatever_is_left_of_writes_that_were_torn_boots(image, signer, tmp_path):
     """Every write of a whole update is noted; then the disk is made what it may be if the power goes at one moment of it."""
     log_file, scratch = tmp_path / "writes.log", tmp_path / "scratch.img"
-    copy, before = disk.Disk(image, tmp_path / "disk.img", DISK_BYTES), tmp_path / "before.img"
+    copy, before = disk.Disk(image, tmp_path / "disk.img"), tmp_path / "before.img"
     with Appliance(disk=copy.path) as machine:
         machine.start()
         machine.wait_ready(READY_LIMIT_S)
@@ -217,7 +210,7 @@ def test_whatever_is_left_of_writes_that_were_torn_boots(image, signer, tmp_path
         machine.cut_power()
     # The block has to be told that the slot is empty.
     copy.set(mote_b="failed 9.4.9", mote_failed="9.4.9")
-    blocklog.clone(copy.path, before)
+    disk.clone(copy.path, before)
     with Appliance(disk=copy.path, log=log_file) as machine:
         machine.start()
         machine.wait_ready(READY_LIMIT_S)
@@ -237,7 +230,7 @@ def test_whatever_is_left_of_writes_that_were_torn_boots(image, signer, tmp_path
         # What is durable comes step by step, what is not is on a copy.
         log.replay(before, log.entries[done : log.durable(moment)])
         done = log.durable(moment)
-        blocklog.clone(before, scratch)
+        disk.clone(before, scratch)
         log.replay(scratch, log.entries[done:moment], chance)
         with Appliance(disk=scratch) as machine:
             machine.start()

@@ -9,6 +9,8 @@ use gptman::{GPT, GPTPartitionEntry};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::files::FileError;
+
 /// Partition name of the read-only system.
 pub const SYSTEM: &str = "mote-system";
 /// Partition name of the data disk.
@@ -46,6 +48,9 @@ pub enum DiskError {
     /// Asked for less than [`SMALLEST_DATA`].
     #[error("A data disk of {0} bytes is too small: the least is {SMALLEST_DATA}")]
     TooSmall(u64),
+    /// It cannot take its place.
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// Writes a disk whose one partition `name` holds the content of `file_system`. The identifiers come from

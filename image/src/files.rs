@@ -54,6 +54,22 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     fs::rename(from, to).map_err(failed("rename into place", to))
 }
 
+/// Has `make` write a file beside `path`, which takes its place once it is complete: who has the older one open keeps it,
+/// and of what fails nothing stays.
+///
+/// # Errors
+/// Those of `make`, or when the rename fails.
+pub fn replace<T, E: From<FileError>>(path: &Path, make: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let made = make(&new);
+    if made.is_err() {
+        remove(&new)?;
+    }
+    let made = made?;
+    rename(&new, path)?;
+    Ok(made)
+}
+
 /// Reads a text file.
 ///
 /// # Errors

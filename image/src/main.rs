@@ -81,7 +81,7 @@ enum Action {
     /// Takes kernel, initramfs and system from dist/, as `disk` does, and signs what would be in the first slot. Machines
     /// take it that have the key's public half among `update.keys` of their configuration:
     ///
-    ///     curl -T dist/mote-x86_64.update http://BOX:8080/system/update -X POST
+    ///     curl -T dist/mote-x86_64.update http://BOX:8080/system/update
     ///
     /// The same parts, version and key give the same bytes. docs/UPDATES.md says what happens then.
     #[command(verbatim_doc_comment)]
@@ -538,14 +538,8 @@ fn prepare_data(args: &MachineArgs, data: Option<&Path>) -> Outcome {
         if let Some(parent) = path.parent() {
             files::create_dir(parent)?;
         }
-        // By rename: a machine that still runs from the older disk keeps it to itself.
-        let blank = path.with_extension(format!("{}.new", std::process::id()));
-        let made = disk::blank_data(&blank, args.data_mib << 20, &seed());
-        if made.is_err() {
-            files::remove(&blank)?;
-        }
-        made?;
-        files::rename(&blank, path)?;
+        // A machine that still runs from the older disk keeps it to itself.
+        files::replace(path, |blank| disk::blank_data(blank, args.data_mib << 20, &seed()))?;
     }
     Ok(())
 }

@@ -77,15 +77,7 @@ pub fn make(out: &Path, parts: &Parts<'_>, wish: &Wish, key: &SecretKey) -> Resu
         verity_root: Some(verity.root),
         gap,
     };
-    // By rename: who sends the older one goes on sending it.
-    let new = out.with_extension(format!("{}.new", std::process::id()));
-    let made = write(&new, &mut payload, &release, key);
-    if made.is_err() {
-        files::remove(&new)?;
-    }
-    let manifest = made?;
-    files::rename(&new, out)?;
-    Ok(manifest)
+    files::replace(out, |new| write(new, &mut payload, &release, key))
 }
 
 fn write(

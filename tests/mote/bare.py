@@ -1,9 +1,9 @@
 """The least machine to compare boots with: the same kernel, and an init that says when it began."""
 
 import os
-import subprocess
 from pathlib import Path
 
+from . import rust
 from .appliance import Appliance
 
 # Says how long ago the kernel started, on the clock that init's "ready after=" is read from.
@@ -21,10 +21,7 @@ fn main() {
 
 def initramfs(folder: Path) -> Path:
     """Compiles it and packs it."""
-    source, program, archive = folder / "init.rs", folder / "init", folder / "bare.cpio"
-    source.write_text(INIT)
-    command = ["rustc", "--edition", "2024", "-C", "target-feature=+crt-static", "-C", "opt-level=s", "-C", "strip=symbols"]
-    subprocess.run([*command, "-o", program, source], check=True, timeout=300)
+    program, archive = rust.compile(INIT, folder, "init"), folder / "bare.cpio"
     archive.write_bytes(_entry("init", 0o100755, program.read_bytes()) + _entry("TRAILER!!!", 0, b""))
     return archive
 

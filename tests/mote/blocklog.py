@@ -7,7 +7,6 @@ without power may have any part, down to single sectors.
 
 import os
 import random
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,16 +99,3 @@ class Log:
     def durable(self, moment: int) -> int:
         """How many entries were durable for certain before the entry with this number began."""
         return next((i + 1 for i in range(moment - 1, -1, -1) if self.entries[i].is_barrier), 0)
-
-    def crash(self, disk: Path, moment: int, chance: random.Random, done: int = 0) -> int:
-        """Brings a disk that has `done` entries to what it may be if the power goes before entry `moment` began: all that was
-        durable, and any part of the rest. The result is how many entries are there as a whole."""
-        sure = self.durable(moment)
-        self.replay(disk, self.entries[done:sure])
-        self.replay(disk, self.entries[sure:moment], chance)
-        return sure
-
-
-def clone(source: Path, to: Path) -> None:
-    """A sparse copy."""
-    subprocess.run(["cp", "--sparse=always", "--", str(source), str(to)], check=True, timeout=300)

@@ -1,6 +1,7 @@
 """The disk image that boots by itself, as a file: where things are on it, what its boot loader keeps, how to damage it."""
 
 import os
+import re
 import struct
 import subprocess
 import tomllib
@@ -13,6 +14,12 @@ MIB = 1 << 20
 # Where `image disk` puts the boot loader's block, in the EFI system partition; the crate mote-layout says so.
 ENVIRONMENT = 2028 * 512
 BLOCK = 1024
+# What a test puts an image on: data disks grow to 3 GiB.
+DISK_BYTES = 4 << 30
+# Through firmware and boot loader, emulated, on a machine that does other things as well.
+READY_LIMIT_S = 240
+# On a machine with a BIOS; UEFI shows everything twice, for GRUB writes to the screen as well, which is the serial line.
+_BOOTED = re.compile(r"Mote: slot ([ab])\b(?! cannot)")
 
 
 def make(out: Path, config: Path | None = None, *, dist: Path | None = None, grub: Path | None = None) -> Path:
@@ -51,11 +58,21 @@ def make_small_data(out: Path, size: int) -> None:
             file.write(header)
 
 
+def booted(console: str) -> str:
+    """The slots that the boot loader tried, in order."""
+    return "".join(_BOOTED.findall(console))
+
+
+def clone(source: Path, to: Path) -> None:
+    """A sparse copy."""
+    subprocess.run(["cp", "--sparse=always", "--", str(source), str(to)], check=True, timeout=300)
+
+
 class Disk:
     """A copy of an image on a larger disk."""
 
-    def __init__(self, image: Path, path: Path, size: int):
-        subprocess.run(["cp", "--sparse=always", "--", str(image), str(path)], check=True, timeout=300)
+    def __init__(self, image: Path, path: Path, size: int = DISK_BYTES):
+        clone(image, path)
         os.truncate(path, size)
         self.path = path
         self.parts, at = {}, MIB

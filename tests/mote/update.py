@@ -5,11 +5,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from . import http
+from . import http, rust
 from .appliance import ROOT, image_tool
-
-TARGET = "x86_64-unknown-linux-gnu"
-
 
 def _tool(*words, root: Path = ROOT) -> str:
     command = [*image_tool(), "--root", str(root), *map(str, words)]
@@ -44,13 +41,11 @@ class Signer:
 
 def other_system(folder: Path, hostd: str) -> Path:
     """A checkout with an image whose hostd is this Rust program; gives its folder."""
-    source, binaries, root = folder / "hostd.rs", folder / "binaries", folder / "root"
-    source.write_text(hostd)
+    binaries, root = folder / "binaries", folder / "root"
     binaries.mkdir()
     root.mkdir()
-    flags = ["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "opt-level=s", "--target", TARGET]
-    subprocess.run(["rustc", *flags, "-o", binaries / "hostd", source], check=True, timeout=300)
-    ours = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / TARGET / "release"
+    rust.compile(hostd, binaries, "hostd")
+    ours = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / rust.TARGET / "release"
     for name in ("mote-init", "mote-agent"):
         (binaries / name).symlink_to(ours / name)
     for name in ("Cargo.toml", "config", "image"):

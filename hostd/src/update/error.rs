@@ -63,9 +63,6 @@ pub enum UpdateError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Whoever wrote it is gone.
-    #[error("The update ended abnormally")]
-    Interrupted,
 }
 
 /// The kinds of answers.
@@ -115,7 +112,7 @@ impl UpdateError {
             Self::Change(error) => change(*error),
             Self::TooLarge { .. } => (Kind::TooLarge, "it was made for a machine with larger slots"),
             Self::Elsewhere(_) => (Kind::Malformed, "it was made for another layout of the disk"),
-            Self::Environment(_) | Self::Interrupted => (Kind::Fault, ""),
+            Self::Environment(_) => (Kind::Fault, ""),
             Self::Slot { .. } => (Kind::Fault, "what runs is not touched; the slot is empty"),
         }
     }

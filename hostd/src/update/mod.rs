@@ -16,10 +16,12 @@ use bytes::Bytes;
 use mote_api::ApiError;
 use mote_environment::{Environment, load};
 use mote_update::keys::{Keys, PublicKey};
-use mote_update::slots::{self, ChangeError, Content, Force, Slot, State};
+use mote_update::slots::{self, ChangeError, Force, Slot, State};
 use mote_update::version::Version;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::service::blocking;
 
 pub use error::UpdateError;
 pub use place::Place;
@@ -95,7 +97,7 @@ impl Updates {
         let turn = self.turn()?;
         self.shared.called_off.store(false, Ordering::Release);
         let (shared, version) = (Arc::clone(&self.shared), self.version);
-        let writing = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let _turn = turn;
             let job = Job { place: &place, keys, version, force, shared: &shared };
             let done = job.run(std::iter::from_fn(|| pieces.blocking_recv()));
@@ -104,8 +106,8 @@ impl Updates {
                 tracing::warn!(error = %crate::text::chain(error), "Update not taken");
             }
             done
-        });
-        writing.await.map_err(|_| UpdateError::Interrupted)?
+        })
+        .await
     }
 
     /// Has the version that ran before tried again.
@@ -140,7 +142,7 @@ impl Updates {
             Err(why) => return Ok(told::without_slots(why, self.version)),
         };
         let esp = place.environment.clone();
-        let state = crate::service::blocking(move || load(&esp)).await?;
+        let state = blocking(move || load(&esp)).await?;
         Ok(told::told(&state, place.running, self.version, self.keys.as_ref().err(), &progress))
     }
 
@@ -150,11 +152,11 @@ impl Updates {
     ) -> Result<T, UpdateError> {
         let place = self.place()?.clone();
         let turn = self.turn()?;
-        let changing = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let _turn = turn;
             change(&place, with)
-        });
-        changing.await.map_err(|_| UpdateError::Interrupted)?
+        })
+        .await
     }
 
     fn place(&self) -> Result<&Place, UpdateError> {
@@ -188,10 +190,7 @@ fn trusted(keys: &[String]) -> Result<Keys, String> {
 
 /// The version in a slot: of what was installed there, whatever its files say.
 fn version_of(state: &State, slot: Slot, otherwise: Version) -> Version {
-    match state.content(slot) {
-        Content::Empty => otherwise,
-        Content::New(version) | Content::Good(version) | Content::Failed(version) => version,
-    }
+    state.content(slot).version().unwrap_or(otherwise)
 }
 
 #[cfg(test)]

@@ -59,14 +59,10 @@ fn look(slot: &str, sys: &Path) -> Result<Place, PlaceError> {
             Some(Partition { device, .. }) => Ok(device),
         }
     };
-    let other = match running.other() {
-        Slot::A => Role::SystemA,
-        Slot::B => Role::SystemB,
-    };
     Ok(Place {
         running,
         environment: device(Role::Esp)?,
-        other: device(other)?,
+        other: device(partition::role(running.other()))?,
         boot_area: layout.boot_area()?.start,
     })
 }

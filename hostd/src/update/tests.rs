@@ -8,7 +8,7 @@ use std::time::Duration;
 use mote_api::ApiError;
 use mote_update::keys::SecretKey;
 use mote_update::manifest::{Gap, MIN_CHUNK};
-use mote_update::slots::Phase;
+use mote_update::slots::{Content, Phase};
 use mote_update::write::{Release, write};
 use proptest::prelude::*;
 use tempfile::TempDir;

@@ -39,6 +39,14 @@ impl Content {
         }
     }
 
+    /// The file that it is a part of.
+    fn source(&self) -> Option<&Path> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::File { path, .. } => Some(path),
+        }
+    }
+
     /// Reads it from its begin to its end.
     pub(crate) fn reader(&self) -> Result<Box<dyn Read + '_>, FileError> {
         match self {
@@ -81,14 +89,7 @@ pub fn write(
     if let Some(folder) = path.parent() {
         files::create_dir(folder)?;
     }
-    // By rename: a machine that runs from an older image keeps it to itself.
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    let made = write_new(&new, layout, boot_code, pieces);
-    if made.is_err() {
-        files::remove(&new)?;
-    }
-    made?;
-    Ok(files::rename(&new, path)?)
+    files::replace(path, |new| write_new(new, layout, boot_code, pieces))
 }
 
 /// Whether a piece fits into its partition.
@@ -118,19 +119,12 @@ fn write_new(
     }
     for piece in pieces {
         let at = layout.partition(piece.role)?.start + piece.offset;
-        match &piece.content {
-            Content::Bytes(bytes) => put(&disk, at, &mut bytes.as_slice()).map_err(failed("write", path))?,
-            Content::File { path: from, start, size } => {
-                let mut file = File::open(from).map_err(failed("open", from))?;
-                file.seek(SeekFrom::Start(*start)).map_err(failed("read", from))?;
-                let copied = put(&disk, at, &mut file.take(*size)).map_err(failed("copy", from))?;
-                if copied != *size {
-                    let short = io::ErrorKind::UnexpectedEof.into();
-                    return Err(failed("copy all of", from)(short).into());
-                }
-                copied
-            }
-        };
+        let from = piece.content.source().unwrap_or(path);
+        let copied = put(&disk, at, &mut piece.content.reader()?).map_err(failed("copy", from))?;
+        if copied != piece.content.size() {
+            let short = io::ErrorKind::UnexpectedEof.into();
+            return Err(failed("copy all of", from)(short).into());
+        }
     }
     Ok(())
 }

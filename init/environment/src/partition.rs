@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mote_layout::Role;
+use mote_update::slots::Slot;
+
 /// Where the kernel lists them.
 pub const SYS: &str = "/sys/class/block";
 
@@ -15,6 +18,14 @@ pub struct Partition {
     pub read_only: bool,
     /// How many other partitions have the same label; this is the one the kernel lists first.
     pub rivals: usize,
+}
+
+/// The role of a slot's partition.
+pub fn role(slot: Slot) -> Role {
+    match slot {
+        Slot::A => Role::SystemA,
+        Slot::B => Role::SystemB,
+    }
 }
 
 /// Looks for a partition below [`SYS`], or what stands for it in a test.

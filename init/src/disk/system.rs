@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mote_layout::{Layout, LayoutError, Role};
+use mote_environment::partition;
+use mote_layout::{Layout, LayoutError};
 use mote_update::slots::Slot;
 use mote_update::verity::Verity;
 use rustix::mount::MountFlags;
@@ -77,8 +78,7 @@ pub async fn mount(source: Source, wait: Duration) -> Result<PathBuf, SystemErro
 fn label_of(source: Source) -> Result<String, LayoutError> {
     let role = match source {
         Source::Disk => return Ok(label::SYSTEM.to_owned()),
-        Source::Slot(Slot::A, _) => Role::SystemA,
-        Source::Slot(Slot::B, _) => Role::SystemB,
+        Source::Slot(slot, _) => partition::role(slot),
     };
     Ok(Layout::built_in()?.partition(role)?.label.clone())
 }
