@@ -14,8 +14,8 @@ MOTE_PARTS = $(BINARIES_DIR)/parts
 define mote-install-program
 	$(Q)test -f $(MOTE_BINARIES)/$(1) || { \
 		echo "$(MOTE_BINARIES)/$(1) is missing: cargo build --release -p $(1)" >&2; exit 1; }
-	$(Q)! readelf --program-headers --wide $(MOTE_BINARIES)/$(1) | grep -q INTERP || { \
-		echo "$(MOTE_BINARIES)/$(1) is not static" >&2; exit 1; }
+	$(Q)headers=$$(readelf --program-headers --wide $(MOTE_BINARIES)/$(1)) || exit 1; \
+		case "$$headers" in *INTERP*) echo "$(MOTE_BINARIES)/$(1) is not static" >&2; exit 1 ;; esac
 	$(INSTALL) -D -m 0755 $(MOTE_BINARIES)/$(1) $(MOTE_PARTS)/bin/$(1)
 endef
 

@@ -6,6 +6,7 @@ with BUILDROOT_OUTPUT, a folder, it goes on there and what it made is kept."""
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -36,12 +37,19 @@ def make(out: Path, *goals: str, limit_s: float, **variables: str) -> None:
     command = ["nice", "-n", "19", "make", "-C", BUILDROOT, *(f"{name}={value}" for name, value in settings.items())]
     log = out / "log"
     with open(log, "ab") as said:
-        done = subprocess.run(
+        running = subprocess.Popen(
             [*command, *goals],
-            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, timeout=limit_s,
+            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, "MOTE_OFFLINE": str(WORK / "offline")},
         )
-    assert done.returncode == 0, f"{log}:\n{log.read_bytes()[-6000:].decode(errors='replace')}"
+        try:
+            code = running.wait(limit_s)
+        finally:
+            # With all the compilers it has started.
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+    assert code == 0, f"{log}:\n{log.read_bytes()[-6000:].decode(errors='replace')}"
 
 
 def configure(out: Path, variant: str) -> Path:
@@ -89,12 +97,14 @@ def images():
         shutil.rmtree(output, ignore_errors=True)
     start = time.monotonic()
     subprocess.run(["sh", TREE / "offline/prepare.sh", WORK / "offline"], check=True, timeout=1800)
-    configure(output, "offline")
-    make(output, limit_s=BUILD_LIMIT_S)
-    print(f"built in {time.monotonic() - start:.0f} s")
-    yield output / "images"
-    if not KEPT:
-        shutil.rmtree(output / "build")
+    try:
+        configure(output, "offline")
+        make(output, limit_s=BUILD_LIMIT_S)
+        print(f"built in {time.monotonic() - start:.0f} s")
+        yield output / "images"
+    finally:
+        if not KEPT:
+            shutil.rmtree(output / "build", ignore_errors=True)
 
 
 @pytest.mark.skipif(not os.environ.get("MOTE_RELEASE_CHECK"), reason="takes a quarter of an hour: make release-check")

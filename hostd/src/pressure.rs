@@ -12,10 +12,11 @@ use crate::pool::Pool;
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Memory is short when, of this many parts of the time, some task waited for it through one.
+/// Memory is short when, of this many parts of the time, some task waited for it through one, and not because of its own
+/// control group's limit: less is left than what is kept from microVMs.
 const STALLED_PART: u32 = 5;
 
-/// Or when less is left than this part of what is kept from microVMs.
+/// Or when less is left than this part of that, whether anybody waits or not.
 const LEAST_PART: u64 = 4;
 
 /// What is withheld more at each look while it is short, as a part of all there is.
@@ -47,18 +48,22 @@ struct Reading {
 #[derive(Debug)]
 struct Gauge {
     capacity_mb: u64,
-    least_mb: u64,
+    reserve_mb: u64,
     withheld_mb: u64,
     calm: u32,
 }
 
 impl Gauge {
     fn new(capacity_mb: u64, reserve_mb: u64) -> Self {
-        Self { capacity_mb, least_mb: reserve_mb / LEAST_PART, withheld_mb: 0, calm: 0 }
+        Self { capacity_mb, reserve_mb, withheld_mb: 0, calm: 0 }
     }
 
     fn is_short(&self, reading: &Reading) -> bool {
-        reading.stalled > reading.elapsed / STALLED_PART || reading.available_mb < self.least_mb
+        let least_mb = match reading.stalled > reading.elapsed / STALLED_PART {
+            true => self.reserve_mb,
+            false => self.reserve_mb / LEAST_PART,
+        };
+        reading.available_mb < least_mb
     }
 
     /// What is withheld from now on, if that is something else than before, MiB.
@@ -89,21 +94,24 @@ fn stalled(text: &str) -> Option<Duration> {
 
 /// Watches as long as there is a pool. `reserve_mb` of memory is never given to microVMs.
 pub async fn watch(pool: Weak<Pool>, capacity_mb: u64, reserve_mb: u64) {
-    // A kernel that does not count how long tasks wait still says what is left.
-    let waited =
-        || stalled(&std::fs::read_to_string("/proc/pressure/memory").unwrap_or_default()).unwrap_or_default();
+    let waited = || stalled(&std::fs::read_to_string("/proc/pressure/memory").unwrap_or_default());
     let mut gauge = Gauge::new(capacity_mb, reserve_mb);
-    let (mut last, mut at) = (waited(), Instant::now());
+    let (mut last, mut at) = (waited().unwrap_or_default(), Instant::now());
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Some(pool) = pool.upgrade() else { return };
-        let (now, total) = (Instant::now(), waited());
+        // A kernel that does not count how long tasks wait still says what is left.
+        let (now, total) = (Instant::now(), waited().unwrap_or(last));
+        let available_mb = match meminfo("MemAvailable:") {
+            0 => continue,
+            kib => kib / 1024,
+        };
         let reading = Reading {
             stalled: total.saturating_sub(last),
             elapsed: now - at,
-            available_mb: meminfo("MemAvailable:") / 1024,
+            available_mb,
             used_mb: pool.booked_mb(),
         };
         (last, at) = (total, now);
@@ -127,7 +135,10 @@ mod tests {
 
     const CALM_READING: Reading =
         Reading { stalled: Duration::ZERO, elapsed: EVERY, available_mb: 5000, used_mb: 1000 };
-    const STALLED: Reading = Reading { stalled: Duration::from_millis(300), ..CALM_READING };
+    /// One control group is at its limit, and the machine has plenty.
+    const OWN_FAULT: Reading = Reading { stalled: Duration::from_millis(900), ..CALM_READING };
+    const STALLED: Reading =
+        Reading { stalled: Duration::from_millis(300), available_mb: 319, ..CALM_READING };
     const LITTLE_LEFT: Reading = Reading { available_mb: 79, ..CALM_READING };
 
     #[test]
@@ -144,6 +155,7 @@ mod tests {
         for short in [STALLED, LITTLE_LEFT] {
             let mut gauge = Gauge::new(3200, 320);
             assert_eq!(gauge.step(&CALM_READING), None);
+            assert_eq!(gauge.step(&OWN_FAULT), None);
             assert_eq!(gauge.step(&short), Some(2200 + 200), "what nobody uses, and more");
             assert_eq!(gauge.step(&short), None, "a quarter is left");
             let steps: Vec<_> = (0..CALM + 24).map(|_| gauge.step(&CALM_READING)).collect();

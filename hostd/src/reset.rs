@@ -58,7 +58,7 @@ impl Desk {
         device: &str,
         what: What,
         confirm: Option<&str>,
-        restart: impl FnOnce() -> Result<(), ApiError>,
+        restart: impl FnOnce() -> Result<(), ApiError> + Send + 'static,
     ) -> Result<ResetReply, ApiError> {
         if device.is_empty() {
             return Err(ApiError::ResourceConflict(
@@ -73,18 +73,21 @@ impl Desk {
         self.confirm(what, token, Instant::now())
             .map_err(|error| ApiError::PreconditionFailed(error.to_string()))?;
         let failed = |error: OrderError| ApiError::Service(chain(&error));
-        let path = PathBuf::from(device);
-        let order = Order { what, stage: Stage::Asked };
-        blocking(move || on(&path, |device, size| mote_reset::write(device, size, &order)))
-            .await
-            .map_err(failed)?;
-        tracing::warn!(%what, device, "The data disk is wiped at the restart that begins now");
-        if let Err(error) = restart() {
-            // Else it would be wiped whenever somebody restarts the machine.
-            let path = PathBuf::from(device);
-            blocking(move || on(&path, mote_reset::clear)).await.map_err(failed)?;
-            return Err(error);
-        }
+        let (path, order) = (PathBuf::from(device), Order { what, stage: Stage::Asked });
+        // In one piece, whoever hangs up meanwhile: an order without the restart would be carried out whenever somebody
+        // restarts the machine.
+        blocking(move || {
+            let given = on(&path, |device, size| mote_reset::write(device, size, &order)).map_err(failed);
+            let begun = given.and_then(|()| {
+                tracing::warn!(%what, device = %path.display(), "The data disk is wiped at the restart that begins now");
+                restart()
+            });
+            if begun.is_err() {
+                on(&path, mote_reset::clear).map_err(failed)?;
+            }
+            begun
+        })
+        .await?;
         Ok(ResetReply::Begun)
     }
 
@@ -180,6 +183,20 @@ mod tests {
         let refused = || Err(ApiError::Service("no".to_owned()));
         assert!(desk.reset(&device, What::Data, Some(&token), refused).await.is_err());
         assert_eq!(ordered(&disk), None);
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_has_ordered_it_all_the_same() {
+        let (desk, disk) = (Desk::default(), disk());
+        let device = disk.path().display().to_string();
+        let token = desk.ask(What::Data, Instant::now());
+        let (restarts, told) = std::sync::mpsc::channel();
+        let restart = move || restarts.send(()).map_err(|error| ApiError::Service(error.to_string()));
+        let asking = desk.reset(&device, What::Data, Some(&token), restart);
+        // Begun, and dropped before it can have ended.
+        let _ = tokio::time::timeout(Duration::ZERO, asking).await;
+        told.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(ordered(&disk), Some(Order { what: What::Data, stage: Stage::Asked }));
     }
 
     #[tokio::test]

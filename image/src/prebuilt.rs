@@ -1,5 +1,6 @@
 //! Parts that someone else made, such as buildroot: each is taken instead of being made here.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::erofs;
@@ -21,7 +22,7 @@ pub struct Prebuilt {
 /// The runtimes of a folder: names and files, by name.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// When the folder cannot be read, or has none.
 pub fn runtimes(folder: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
     let mut found = Vec::new();
     for entry in folder.read_dir().map_err(failed("read folder", folder))? {
@@ -32,6 +33,10 @@ pub fn runtimes(folder: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
         {
             found.push((name, path));
         }
+    }
+    if found.is_empty() {
+        let none = io::Error::new(io::ErrorKind::NotFound, format!("there is no *.{}", erofs::EXTENSION));
+        return Err(failed("find a runtime in", folder)(none));
     }
     found.sort();
     Ok(found)
@@ -44,6 +49,7 @@ mod tests {
     #[test]
     fn runtimes_are_found_by_name() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(runtimes(dir.path()).unwrap_err().to_string().contains("find a runtime"));
         for file in ["python3.11.erofs", "b.erofs", "README", "x.img"] {
             std::fs::write(dir.path().join(file), "").unwrap();
         }

@@ -29,10 +29,8 @@ done
 rm -rf "$parts/tools" "$parts/grub"
 for program in mke2fs:mkfs.ext4 e2fsck:e2fsck resize2fs:resize2fs; do
     install -D -m 0755 "$TARGET_DIR/sbin/${program%:*}" "$parts/tools/sbin/${program#*:}"
-    if readelf --program-headers --wide "$parts/tools/sbin/${program#*:}" | grep -q INTERP; then
-        echo "${program%:*} is not static" >&2
-        exit 1
-    fi
+    headers=$(readelf --program-headers --wide "$parts/tools/sbin/${program#*:}")
+    case $headers in *INTERP*) echo "${program%:*} is not static" >&2 && exit 1 ;; esac
 done
 
 grub=$(built grub2)

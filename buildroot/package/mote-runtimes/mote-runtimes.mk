@@ -15,11 +15,13 @@ MOTE_RUNTIMES_PREBUILT = $(call qstrip,$(BR2_PACKAGE_MOTE_RUNTIMES_PREBUILT))
 
 ifeq ($(MOTE_RUNTIMES_PREBUILT),)
 define MOTE_RUNTIMES_INSTALL_IMAGES_CMDS
+	rm -rf $(MOTE_PARTS)/runtimes
 	$(EXTRA_ENV) $(MOTE_IMAGE_TOOL) --root $(MOTE_CHECKOUT) runtimes \
 		--binaries $(MOTE_PARTS)/bin --out $(MOTE_PARTS)/runtimes
 endef
 else
 define MOTE_RUNTIMES_INSTALL_IMAGES_CMDS
+	rm -rf $(MOTE_PARTS)/runtimes
 	mkdir -p $(MOTE_PARTS)/runtimes
 	$(INSTALL) -m 0644 $(MOTE_RUNTIMES_PREBUILT)/*.erofs $(MOTE_PARTS)/runtimes
 endef

@@ -127,7 +127,16 @@ pub fn read(device: &File, size: u64) -> Result<Option<Order>, ResetError> {
 
 /// Gives an order, in place of one that was given before; it is on the disk when this returns.
 pub fn write(device: &File, size: u64, order: &Order) -> Result<(), ResetError> {
-    let at = place(size)?;
+    let place = place(size)?;
+    for (at, bytes) in steps(order)? {
+        let put = device.write_all_at(&bytes, place + at).and_then(|()| device.sync_data());
+        put.map_err(|error| ResetError::Io("write", error))?;
+    }
+    Ok(())
+}
+
+/// What is written for an order, each durably before the next: where, from its place on, and what.
+fn steps(order: &Order) -> Result<[(u64, Vec<u8>); 2], ResetError> {
     let (stage, kept) = match &order.stage {
         Stage::Asked => (b'a', [].as_slice()),
         Stage::Begun(kept) => (b'b', kept.as_slice()),
@@ -141,11 +150,8 @@ pub fn write(device: &File, size: u64, order: &Order) -> Result<(), ResetError> 
     front.iter_mut().zip(head).for_each(|(to, from)| *to = from);
     let digest = digest_of(&page, kept);
     page.iter_mut().skip(HEAD - DIGEST).zip(digest).for_each(|(to, from)| *to = from);
-    let put = |bytes: &[u8], at| device.write_all_at(bytes, at).and_then(|()| device.sync_data());
-    let failed = |error| ResetError::Io("write", error);
-    // While the head is the old one, this is no part of any order: what was only asked for keeps nothing.
-    put(kept, at + PAGE as u64).map_err(failed)?;
-    put(&page, at).map_err(failed)
+    // While the head is the old one, what is kept is no part of any order: what was only asked for keeps nothing.
+    Ok([(PAGE as u64, kept.to_vec()), (0, page.to_vec())])
 }
 
 /// Takes an order back, or says that it is done. What it kept is not left behind.
@@ -243,18 +249,21 @@ mod tests {
     fn what_was_asked_for_is_that_or_what_was_begun_wherever_the_power_goes() {
         let asked = Order { what: What::Data, stage: Stage::Asked };
         let next = begun(What::Data, b"[sandbox]\nvcpus = 2\n");
-        let (old, new) = (partition(), partition());
-        write(&old, SIZE, &asked).unwrap();
-        write(&new, SIZE, &next).unwrap();
-        let (old, new) = (bytes(&old), bytes(&new));
-        let at = usize::try_from(SIZE - TAIL + AT).unwrap();
-        let torn = partition();
-        // What is kept came, the head did not.
-        torn.write_all_at(&old, 0).unwrap();
-        torn.write_all_at(&new[at + PAGE..at + 2 * PAGE], (at + PAGE) as u64).unwrap();
-        assert_eq!(read(&torn, SIZE).unwrap(), Some(asked));
-        torn.write_all_at(&new[at..at + PAGE], at as u64).unwrap();
-        assert_eq!(read(&torn, SIZE).unwrap(), Some(next));
+        let partition = partition();
+        write(&partition, SIZE, &asked).unwrap();
+        let steps = steps(&next).unwrap();
+        for (done, (at, bytes)) in steps.iter().enumerate() {
+            // A disk writes the sectors of one step in any order, and each of them whole or not at all.
+            let mut sectors: Vec<_> = bytes.chunks(512).enumerate().collect();
+            sectors.reverse();
+            for (number, sector) in sectors {
+                assert!(read(&partition, SIZE).unwrap().is_some_and(|order| order == asked || order == next));
+                let at = SIZE - TAIL + AT + at + 512 * number as u64;
+                partition.write_all_at(sector, at).unwrap();
+            }
+            let expected = if done + 1 == steps.len() { &next } else { &asked };
+            assert_eq!(read(&partition, SIZE).unwrap().as_ref(), Some(expected));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 /// Bytes looked at on either end; the tail of this size is kept from the file system.
-pub const MARGIN: u64 = 1 << 20;
+pub const MARGIN: u64 = mote_reset::TAIL;
 
 /// Smallest partition we format, in bytes.
 pub const SMALLEST: u64 = 32 << 20;

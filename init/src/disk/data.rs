@@ -56,8 +56,9 @@ const FORMAT: &[&str] = &[
 /// The last of them, on a partition that has nothing but zeros.
 const ON_ZEROS: &str = "lazy_itable_init=1,lazy_journal_init=1";
 
-/// The same, where an earlier journal may be: nothing of it is to be taken for this one's.
-const ON_REMAINS: &str = "lazy_itable_init=1,lazy_journal_init=0";
+/// The same, where an earlier journal may be: nothing of it is to be taken for this one's. What the disk can forget, it was
+/// made to forget before.
+const ON_REMAINS: &str = "lazy_itable_init=1,lazy_journal_init=0,nodiscard";
 
 /// The state hostd is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
@@ -133,8 +134,7 @@ fn decide(found: &Found) -> Need {
 
 /// Whether there is a place for an order to wipe it: nothing but the last MiB is written to for that.
 fn takes_orders(found: &Found) -> bool {
-    let free = |superblock: Superblock| superblock.bytes <= found.size.saturating_sub(mote_reset::TAIL);
-    !found.read_only && found.size >= blank::SMALLEST && found.superblock.is_none_or(free)
+    !found.read_only && found.size >= blank::SMALLEST && has_tail(found.superblock, found.size)
 }
 
 /// Finds the partition and makes it usable. `repair` lets e2fsck do what may lose files; `grow` gives the partition all
@@ -344,14 +344,27 @@ async fn examine(partition: &Partition) -> io::Result<Found> {
 fn examine_blocking(device: &Path, read_only: bool) -> io::Result<Found> {
     let mut file = File::open(device)?;
     let size = file.seek(SeekFrom::End(0))?;
-    let mut bytes = vec![0; ext4::SIZE];
-    let superblock = match file.read_exact_at(&mut bytes, ext4::OFFSET) {
-        Ok(()) => Superblock::parse(&bytes),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-        Err(error) => return Err(error),
+    let superblock = superblock(&file)?;
+    let content = match has_tail(superblock, size) {
+        true => blank::examine(&file, size, superblock.is_some())?,
+        // Whatever stands at the end is in somebody's file.
+        false => Content::Something,
     };
-    let content = blank::examine(&file, size, superblock.is_some())?;
     Ok(Found { size, read_only, content, superblock })
+}
+
+fn superblock(device: &File) -> io::Result<Option<Superblock>> {
+    let mut bytes = vec![0; ext4::SIZE];
+    match device.read_exact_at(&mut bytes, ext4::OFFSET) {
+        Ok(()) => Ok(Superblock::parse(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the end of a partition of `size` bytes, where notes and orders are, is no file system's: ours leave it free.
+fn has_tail(superblock: Option<Superblock>, size: u64) -> bool {
+    superblock.is_none_or(|superblock| superblock.bytes <= size.saturating_sub(MARGIN))
 }
 
 #[cfg(test)]

@@ -75,14 +75,12 @@ pub fn grow(partition: &Partition) -> Result<Option<u64>, GrowError> {
     };
     let mut device = open(&partition.device)?;
     let old = device.seek(SeekFrom::End(0)).map_err(failed("read", &partition.device))?;
-    let is_blank = match blank::examine(&device, old, false).map_err(failed("read", &partition.device))? {
+    let content = blank::examine(&device, old, false).map_err(failed("read", &partition.device))?;
+    if content == Content::HalfFormatted {
         // The note that says so is at the old end.
-        Content::HalfFormatted => return Ok(None),
-        Content::Blank => true,
-        Content::Something => false,
-    };
-    let (start, size) =
-        write(&mut disk, place.number, size, is_blank).map_err(|error| error.at(&place.disk))?;
+        return Ok(None);
+    }
+    let (start, size) = write(&mut disk, place.number, size).map_err(|error| error.at(&place.disk))?;
     tell_kernel(&disk, place.number, start, size)
         .map_err(|source| GrowError::Kernel { number: place.number, source })?;
     Ok(Some(size))
@@ -122,7 +120,7 @@ fn plan(disk: &mut File, number: u32) -> Result<Option<u64>, Problem> {
         .all(|(_, other)| other.ending_lba <= entry.ending_lba);
     let end =
         Layout::built_in().and_then(|layout| layout.grown_end(size)).map_err(Problem::Layout)? / SECTOR - 1;
-    let worthwhile = end.saturating_sub(entry.ending_lba) >= ALIGN / SECTOR;
+    let worthwhile = end.saturating_sub(entry.ending_lba) >= ALIGN.max(MARGIN) / SECTOR;
     Ok((gpt.is_primary() && last && worthwhile).then_some(end))
 }
 
@@ -137,16 +135,14 @@ fn is_ours(disk: &File) -> io::Result<bool> {
     Ok(is(0, b"EFI PART") && is_known && guid.is_ok_and(|guid| is(56, &guid)))
 }
 
-/// Writes both tables with the partition ending in sector `end`; of a blank one, the new end is made blank first. Gives
-/// the partition's begin and size in bytes.
-fn write(disk: &mut File, number: u32, end: u64, is_blank: bool) -> Result<(u64, u64), Problem> {
+/// Writes both tables with the partition ending in sector `end`, at least [`MARGIN`] behind where it ended, after its new end
+/// was made blank. Gives the partition's begin and size in bytes.
+fn write(disk: &mut File, number: u32, end: u64) -> Result<(u64, u64), Problem> {
     let io = |error| Problem::Io("write", error);
-    if is_blank {
-        // What an earlier owner of the disk left there would look like something to keep.
-        let zeros = vec![0; usize::try_from(MARGIN).unwrap_or_default()];
-        disk.write_all_at(&zeros, (end + 1) * SECTOR - MARGIN).map_err(io)?;
-        disk.sync_data().map_err(io)?;
-    }
+    // What an earlier owner of the disk left there would look like something to keep, or like an order to wipe it.
+    let zeros = vec![0; usize::try_from(MARGIN).unwrap_or_default()];
+    disk.write_all_at(&zeros, (end + 1) * SECTOR - MARGIN).map_err(io)?;
+    disk.sync_data().map_err(io)?;
     let mut gpt = GPT::read_from(disk, SECTOR).map_err(Problem::Table)?;
     gpt.header.update_from(disk, SECTOR).map_err(Problem::Table)?;
     gpt[number].ending_lba = end;
@@ -250,18 +246,17 @@ mod tests {
 
     #[test]
     fn it_grows_once_and_both_tables_say_so() {
-        for (extra, is_blank) in [(0, true), (12_345, false)] {
+        for extra in [0, 12_345] {
             let size = (4 << 30) + extra;
             let mut file = disk(size);
             let end = plan(&mut file, DATA).unwrap().unwrap();
-            let (start, grown) = write(&mut file, DATA, end, is_blank).unwrap();
+            let (start, grown) = write(&mut file, DATA, end).unwrap();
             assert_eq!(start, Layout::built_in().unwrap().partitions()[5].start);
             assert_eq!(start + grown, (4 << 30) - ALIGN);
             assert_eq!(plan(&mut file, DATA).unwrap(), None);
             let mut tail = vec![0; 1 << 20];
             file.read_exact_at(&mut tail, start + grown - MARGIN).unwrap();
-            let expected = if is_blank { 0 } else { 0xaa };
-            assert!(tail.iter().all(|byte| *byte == expected));
+            assert!(tail.iter().all(|byte| *byte == 0), "what an earlier owner left");
 
             let whole = GPT::read_from(&mut file, SECTOR).unwrap();
             assert!(whole.is_primary() && whole[DATA].ending_lba == end);

@@ -203,6 +203,8 @@ impl Network {
             rtnetlink::new_multicast_connection(GROUPS).map_err(SessionError::Socket)?;
         let connection = tokio::spawn(connection);
         let mut book = Book::default();
+        // Who asks in vain now is asked anew.
+        self.state.send_if_modified(|state| !std::mem::take(&mut state.troubles).is_empty());
         let ended = self.follow(&handle, &mut messages, &mut book).await;
         connection.abort();
         for (_, keeper) in std::mem::take(&mut self.keepers) {
@@ -422,7 +424,9 @@ impl Network {
                 log::line(&format!("network: {name}: address {address}"));
             }
         }
-        self.content(&name);
+        if place.1 != Origin::Lease6 {
+            self.content(&name);
+        }
         self.names.insert(index, name);
         self.applied.insert(place, plan);
         self.write_files();

@@ -5,14 +5,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use mote_config::API_FILE;
 use mote_reset::{MOST_KEPT, Order, ResetError, Stage, TAIL, What};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
-use super::{FLAGS, OPTIONS, State, TARGET, Work, blank};
+use super::{FLAGS, OPTIONS, State, TARGET, Work, blank, ext4, has_tail, superblock};
 use crate::log;
 use crate::text::chain;
 
@@ -33,7 +33,12 @@ fn choose(found: Option<Order>, chosen: Option<What>) -> Option<Order> {
 impl Work<'_> {
     /// What is to be wiped, if anything.
     pub(super) async fn order(&mut self, chosen: Option<What>) -> Option<Order> {
-        match self.on_device(mote_reset::read).await {
+        let reading = self.on_device(|device, size| {
+            // Where a file system reaches to the end, an order would be in somebody's file.
+            let superblock = superblock(device).map_err(|error| ResetError::Io("read", error))?;
+            if has_tail(superblock, size) { mote_reset::read(device, size) } else { Ok(None) }
+        });
+        match reading.await {
             Ok(found) => choose(found, chosen),
             Err(why) => {
                 // Who did not ask for it learns from what comes next that the disk cannot be read.
@@ -52,13 +57,23 @@ impl Work<'_> {
             self.notes.push(format!("not wiped ({what}): the disk is write-protected"));
             return self.run().await;
         }
+        let size = match self.on_device(|_, size| Ok(size)).await {
+            Ok(size) => size,
+            Err(why) => return self.fail(format!("not wiped ({what}): {why}")),
+        };
+        if size < blank::SMALLEST {
+            self.notes.push(format!("not wiped ({what}): {} MiB are too few", size >> 20));
+            return self.run().await;
+        }
         log::line(&format!("data: wiping {}: {what}", self.partition.device.display()));
-        match self.wipe(order).await {
-            Ok(()) => {
-                self.notes.push(match what {
-                    What::Data => "wiped; what the API has set was kept".to_owned(),
-                    What::Factory => "wiped, with what the API had set".to_owned(),
-                });
+        match self.wipe(order, size).await {
+            Ok(kept) => {
+                let note = match what {
+                    What::Data if kept => "wiped; what the API has set was kept",
+                    What::Data => "wiped; nothing that the API had set was found",
+                    What::Factory => "wiped, with what the API had set",
+                };
+                self.notes.push(note.to_owned());
                 self.report.orders = self.partition.device.display().to_string();
                 State::Ok
             }
@@ -66,7 +81,8 @@ impl Work<'_> {
         }
     }
 
-    async fn wipe(&mut self, order: Order) -> Result<(), String> {
+    /// Says whether anything was kept.
+    async fn wipe(&mut self, order: Order, size: u64) -> Result<bool, String> {
         let kept = match order.stage {
             Stage::Begun(kept) => kept,
             Stage::Asked => {
@@ -75,14 +91,15 @@ impl Work<'_> {
                     What::Factory => Vec::new(),
                 };
                 let begun = Order { what: order.what, stage: Stage::Begun(kept.clone()) };
-                self.on_device(move |device, size| mote_reset::write(device, size, &begun)).await?;
+                self.on_device(move |device, size| {
+                    make_room(device, size).map_err(|error| ResetError::Io("make room for", error))?;
+                    mote_reset::write(device, size, &begun)
+                })
+                .await?;
                 kept
             }
         };
-        let (size, forgotten) = self.on_device(|device, size| Ok((size, discard(device, size)))).await?;
-        if size < blank::SMALLEST {
-            return Err(format!("it is too small: {} MiB", size >> 20));
-        }
+        let forgotten = self.on_device(|device, size| Ok(discard(device, size))).await?;
         if let Err(error) = &forgotten {
             self.notes
                 .push(format!("the disk does not forget what it held, it was only made anew ({error})"));
@@ -90,11 +107,13 @@ impl Work<'_> {
         // Not every disk that forgets reads as zeros then.
         self.format(size, false).await?;
         self.try_mount(FLAGS, OPTIONS).await?;
+        let any = !kept.is_empty();
         let restoring = tokio::task::spawn_blocking(move || restore(Path::new(TARGET), &kept)).await;
         restoring
             .map_err(|_| "interrupted".to_owned())?
             .map_err(|error| format!("cannot write {API_FILE}: {error}"))?;
-        self.on_device(mote_reset::clear).await
+        self.on_device(mote_reset::clear).await?;
+        Ok(any)
     }
 
     /// What the API has set. A file system that cannot even be read keeps nothing.
@@ -137,6 +156,15 @@ impl Work<'_> {
         });
         working.await.map_err(|_| "interrupted".to_owned())?
     }
+}
+
+/// A file system that reaches to the end of the partition ends here: an order beside it would not count.
+fn make_room(device: &File, size: u64) -> io::Result<()> {
+    if has_tail(superblock(device)?, size) {
+        return Ok(());
+    }
+    device.write_all_at(&[0; ext4::SIZE], ext4::OFFSET)?;
+    device.sync_data()
 }
 
 /// Has the disk forget everything but the tail, where the order is.
