@@ -419,6 +419,22 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_a_file_at_the_end_is_no_note() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        let examine = |size: u64| {
+            disk.as_file().set_len(size).unwrap();
+            blank::set_note(disk.as_file(), size, true).unwrap();
+            examine_blocking(disk.path(), false).unwrap()
+        };
+        assert_eq!(examine(100 << 20).content, Content::HalfFormatted);
+        disk.as_file().write_all_at(&ext4::tests::superblock(), ext4::OFFSET).unwrap();
+        let whole = examine(100 << 20);
+        assert_eq!(whole.content, Content::Something);
+        assert!(!takes_orders(&whole) && decide(&whole) == Need::Mount);
+        assert_eq!(examine((100 << 20) + MARGIN).content, Content::HalfFormatted);
+    }
+
+    #[test]
     fn states_are_spelled_as_hostd_expects() {
         for (state, text) in [
             (State::Ok, "ok"),

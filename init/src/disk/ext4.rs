@@ -71,13 +71,14 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::os::unix::fs::FileExt;
     use std::process::Command;
 
-    fn superblock() -> Vec<u8> {
+    /// Of a clean file system of 100 MiB.
+    pub fn superblock() -> Vec<u8> {
         let mut bytes = vec![0; SIZE];
         bytes[0x4..0x8].copy_from_slice(&25600_u32.to_le_bytes());
         bytes[0x18..0x1C].copy_from_slice(&2_u32.to_le_bytes());

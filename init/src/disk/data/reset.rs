@@ -230,6 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_file_system_that_reaches_to_the_end_makes_room() {
+        let disk = tempfile::tempfile().unwrap();
+        for (size, stays) in [(100 << 20, false), ((100 << 20) + mote_reset::TAIL, true)] {
+            disk.set_len(size).unwrap();
+            disk.write_all_at(&ext4::tests::superblock(), ext4::OFFSET).unwrap();
+            make_room(&disk, size).unwrap();
+            let left = superblock(&disk).unwrap();
+            assert_eq!(left.is_some(), stays);
+            assert!(has_tail(left, size));
+        }
+    }
+
+    #[test]
     fn what_is_kept_comes_back_as_it_was() {
         let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         assert!(keep(old.path()).unwrap().is_empty());
