@@ -8,6 +8,7 @@ from pathlib import Path
 from . import http, rust
 from .appliance import ROOT, image_tool
 
+
 def _tool(*words, root: Path = ROOT) -> str:
     command = [*image_tool(), "--root", str(root), *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900)
