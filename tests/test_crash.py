@@ -18,6 +18,11 @@ from mote.waiting import until
 PANIC_LIMIT_S = 120
 # The watchdog counts to 30.
 HUNG_LIMIT_S = 180
+# Where the kernel's code would be if it were not moved, and what it says of that when it panics.
+KERNEL_TEXT = 0xFFFFFFFF81000000
+MOVED = re.compile(r"Kernel Offset: (0x[0-9a-f]+) ")
+# The command line keeps it below, so that it never lands on the last words of the one before, high in memory.
+KERNEL_BELOW = 512 << 20
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,9 @@ def test_a_kernel_that_panics_starts_anew_and_its_last_words_are_kept(machine):
     boot_id = machine.status()["boot_id"]
     assert machine.get("/system/crashes").json["crashes"] == []
     machine.send_nmi()
+    moved = until(lambda: MOVED.search(machine.console()), 30)
+    assert moved, machine.tail()
+    assert machine.physical(KERNEL_TEXT + int(moved[1], 16)) < KERNEL_BELOW
     print(f"again after {another_boot(machine, boot_id, PANIC_LIMIT_S):.1f} s")
     [crash] = crashes(machine, "kernel")
     assert crash["reason"].startswith("Kernel panic - not syncing: NMI"), crash

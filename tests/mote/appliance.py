@@ -182,6 +182,13 @@ class Appliance:
         with Qmp(self._qmp) as qmp:
             qmp.execute("inject-nmi")
 
+    def physical(self, address: int) -> int:
+        """Where in its memory lies what its processor knows as `address`."""
+        with Qmp(self._qmp) as qmp:
+            said = qmp.execute("human-monitor-command", **{"command-line": f"gva2gpa {address:#x}"})
+        assert said.startswith("gpa: "), said
+        return int(said.split()[1], 16)
+
     def stand_still(self) -> None:
         """From now on nothing happens in it any more, while its clocks go on."""
         path = self.folder / "gdb.sock"
